@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The record of one transition, as it lies in the ring buffer and in record
+ * files. Package events decodes it; a test holds both layouts together.
+ * Every byte is written: padding is spelled out and zero.
+ */
+#ifndef TCPTRACE_EVENT_H
+#define TCPTRACE_EVENT_H
+
+/* Where an owner was learnt: the socket call that its process was in. */
+enum owner_source {
+	OWNER_NONE,
+	OWNER_CONNECT,
+	OWNER_LISTEN, /* of the listener itself, or inherited by its child */
+	OWNER_CLOSE,  /* the process that closed or shut down the socket */
+};
+
+/* What the kernel knew at the transition and a verdict can rest on. */
+enum event_flag {
+	EVENT_LOCAL = 1 << 0,      /* inside a call of a task on this socket */
+	EVENT_ORPHAN = 1 << 1,     /* no process held the socket any more */
+	EVENT_LINGER0 = 1 << 2,    /* SO_LINGER with time 0: close resets */
+	EVENT_UNREAD = 1 << 3,     /* received data nobody has read */
+	EVENT_LINGER2 = 1 << 4,    /* TCP_LINGER2 negative: no FIN_WAIT_2 */
+	EVENT_PEER_FIN = 1 << 5,   /* the peer's FIN had arrived */
+	EVENT_UNACCEPTED = 1 << 6, /* a child that no process has held yet */
+};
+
+struct event {
+	__u64 time;    /* ns of CLOCK_BOOTTIME */
+	__u64 cookie;  /* names the socket while the host is up; `sk:` of ss -e */
+	__u64 entered; /* when `from` was entered, same clock; 0: not seen */
+	__u64 cgroup;  /* 0: not known */
+	__u64 bytes_acked;
+	__u64 bytes_received;
+	__u32 generation; /* earlier lives of the same socket */
+	__u32 seq;        /* records of this generation so far, this one too; 0: not known */
+	__u32 netns;      /* inode of the network namespace */
+	__u32 pid;        /* owner; valid where owner_source is not OWNER_NONE */
+	__u32 uid;        /* owner's, likewise */
+	__u32 srtt_us;    /* smoothed round trip in microseconds; 0: none measured */
+	__u32 retransmits;
+	__s32 error;       /* sk_err: errno the kernel ended it with; 0: none */
+	__u8 laddr[16];    /* IPv4 as ::ffff:a.b.c.d */
+	__u8 raddr[16];    /* likewise */
+	__u16 lport;       /* 0: not assigned yet */
+	__u16 rport;       /* 0: none yet */
+	__u16 family;      /* AF_INET or AF_INET6: the socket's, not the wire's */
+	__u16 flags;       /* enum event_flag */
+	__u8 from;         /* TCP_* */
+	__u8 to;           /* TCP_* */
+	__u8 shutdown;     /* bit 0: receiving shut, bit 1: sending shut */
+	__u8 owner_source; /* enum owner_source */
+	__u8 comm[16];     /* owner's, of the thread group leader */
+	__u8 pad[4];
+};
+
+/* Why a record, or what belongs into it, is missing. */
+enum loss {
+	LOSS_RINGBUF_FULL, /* no room: the reader is behind */
+	LOSS_HISTORY,      /* no memory for a socket's history: record sent without it */
+	LOSS_REASONS,
+};
+
+#endif

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The kernel types that the programs read, and nothing else of them. The
+ * loader relocates every access to the layout of the running kernel (CO-RE),
+ * so order, size and the fields left out here do not matter.
+ */
+#ifndef TCPTRACE_KERNEL_H
+#define TCPTRACE_KERNEL_H
+
+typedef unsigned char __u8;
+typedef unsigned short __u16;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+typedef signed char __s8;
+typedef short __s16;
+typedef int __s32;
+typedef long long __s64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u64 __be64;
+typedef __u16 __le16;
+typedef __u32 __le32;
+typedef __u64 __le64;
+typedef __u32 __wsum;
+typedef __u16 __sum16;
+typedef _Bool bool;
+
+#define true 1
+#define false 0
+#define NULL ((void *)0)
+
+/* Of include/uapi/linux/bpf.h. */
+enum {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_SK_STORAGE = 24,
+	BPF_MAP_TYPE_RINGBUF = 27,
+};
+
+enum {
+	BPF_F_NO_PREALLOC = 1 << 0,
+	BPF_F_CLONE = 1 << 9,
+	BPF_SK_STORAGE_GET_F_CREATE = 1 << 0,
+	BPF_RB_NO_WAKEUP = 1 << 0,
+	BPF_RB_FORCE_WAKEUP = 1 << 1,
+	BPF_RB_AVAIL_DATA = 0,
+};
+
+/* Of include/linux/socket.h and include/uapi/linux/in.h. */
+enum {
+	AF_INET = 2,
+	AF_INET6 = 10,
+	IPPROTO_TCP = 6,
+};
+
+/* Of include/net/tcp_states.h. */
+enum {
+	TCP_ESTABLISHED = 1,
+	TCP_SYN_SENT,
+	TCP_SYN_RECV,
+	TCP_FIN_WAIT1,
+	TCP_FIN_WAIT2,
+	TCP_TIME_WAIT,
+	TCP_CLOSE,
+	TCP_CLOSE_WAIT,
+	TCP_LAST_ACK,
+	TCP_LISTEN,
+	TCP_CLOSING,
+};
+
+/* Of include/linux/sched.h: a thread that belongs to the kernel. */
+#define PF_KTHREAD 0x00200000
+
+/* Numbered by enum sock_flags of the running kernel. */
+enum sock_flags {
+	SOCK_DEAD,   /* orphan: no process holds it any more */
+	SOCK_DONE,   /* the peer's FIN has arrived */
+	SOCK_LINGER, /* SO_LINGER is on */
+};
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct in6_addr {
+	union {
+		__u32 u6_addr32[4];
+	} in6_u;
+};
+
+struct ns_common {
+	unsigned int inum; /* names the namespace, as in /proc/PID/ns/net */
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct kernfs_node {
+	__u64 id; /* names the cgroup: the inode number of its directory */
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+};
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup; /* a plain pointer since 5.15 */
+};
+
+struct sock_common {
+	__be32 skc_daddr;     /* peer */
+	__be32 skc_rcv_saddr; /* own address */
+	__be16 skc_dport;     /* peer */
+	__u16 skc_num;        /* own port, host order */
+	unsigned short skc_family;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;     /* peer */
+	struct in6_addr skc_v6_rcv_saddr; /* own address */
+	unsigned long skc_flags;          /* bits of enum sock_flags */
+};
+
+typedef struct {
+	int owned; /* a task is inside a call on this very socket */
+} socket_lock_t;
+
+struct sock {
+	struct sock_common __sk_common;
+	socket_lock_t sk_lock;
+	struct socket *sk_socket;    /* what processes hold it by */
+	int sk_err;                  /* why the kernel ended it */
+	__u16 sk_protocol;           /* TCP, or MPTCP and SCTP to be passed over */
+	__u8 sk_shutdown;            /* which directions were shut */
+	unsigned long sk_lingertime; /* 0 with SOCK_LINGER: close sends RST */
+	struct sock_cgroup_data sk_cgrp_data;
+};
+
+struct inet_sock {
+	__be16 inet_sport; /* own port, kept when skc_num is given back */
+};
+
+struct tcp_sock {
+	__u64 bytes_acked;
+	__u64 bytes_received;
+	__u32 copied_seq; /* what the process has read */
+	__u32 rcv_nxt;    /* what has arrived */
+	__u32 srtt_us;    /* smoothed round trip, in eighths of a microsecond */
+	__u32 total_retrans;
+	int linger2; /* negative: no FIN_WAIT_2 for an orphan */
+};
+
+struct task_struct {
+	unsigned int flags;
+	struct task_struct *group_leader;
+	char comm[16];
+};
+
+#pragma clang attribute pop
+
+#endif

@@ -1,0 +1,258 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/bits"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+)
+
+// DefaultBufferSize is the size of the ring buffer in bytes: about 100,000
+// records, most of a second of loopback churn on a small host.
+const DefaultBufferSize = 16 << 20
+
+// pollInterval bounds how long a record waits in the ring of an idle host.
+// Records do not wake the reader: a wake-up costs several times the record.
+const pollInterval = 80 * time.Millisecond
+
+// ErrUnsupported says that this kernel, or the privileges of this process, do
+// not allow tracing. The error that wraps it names what is missing.
+var ErrUnsupported = errors.New("tracing is not possible here")
+
+// ErrIdle is returned by [Tracer.Read] when the ring has been read empty. It is
+// no end: the next call waits for more.
+var ErrIdle = errors.New("no records waiting")
+
+// Options choose what is traced. The zero value, like nil, traces every TCP
+// socket of the host.
+//
+// The filters run in the kernel and let through whatever they cannot decide
+// there: a port that is still 0, the address family of a socket without
+// addresses. The reader decides those.
+type Options struct {
+	// BufferSize of the ring in bytes: a power of two and a multiple of the
+	// page size. 0 means DefaultBufferSize.
+	BufferSize int
+	// Family is AF_INET or AF_INET6, as on the wire: a v4-mapped address
+	// counts as IPv4. 0 means both.
+	Family uint16
+	// NetNS is the inode of a network namespace. 0 means all.
+	NetNS uint32
+	// Cgroups are ids of cgroups. Empty means all.
+	Cgroups []uint64
+	// LocalPorts, RemotePorts, EitherPorts report the ports wanted. A nil
+	// function means any.
+	LocalPorts, RemotePorts, EitherPorts func(port uint16) bool
+}
+
+// Losses counts what is missing from the records, since the tracer was opened.
+type Losses struct {
+	// RingFull counts records for which the ring buffer had no room.
+	RingFull uint64
+	// History counts records sent without history (sequence, owner, entry
+	// time), because the kernel had no memory for it.
+	History uint64
+	// Missed counts transitions that the kernel passed over, because they
+	// interrupted the program on the same CPU.
+	Missed uint64
+}
+
+// Tracer is the attached kernel side. Its methods may be used from one
+// goroutine at a time.
+type Tracer struct {
+	objects tcptraceObjects
+	link    link.Link
+	reader  *ringbuf.Reader
+	record  ringbuf.Record
+}
+
+// Open loads the programs and attaches them. The records start with the first
+// transition after it returns. The error wraps [ErrUnsupported] where kernel or
+// privileges do not allow it.
+func Open(o *Options) (*Tracer, error) {
+	if o == nil {
+		o = &Options{}
+	}
+	t, err := open(o)
+	if err == nil {
+		return t, nil
+	}
+	// The kernel's own words seldom name the cause; the probes do.
+	for _, r := range Requirements() {
+		if !r.Optional && r.Err != nil {
+			return nil, fmt.Errorf("%w: %s: %w: %s", ErrUnsupported, r.Name, r.Err, r.Remedy)
+		}
+	}
+	return nil, err
+}
+
+func open(o *Options) (_ *Tracer, err error) {
+	spec, err := loadTcptrace()
+	if err != nil {
+		return nil, fmt.Errorf("read the embedded programs: %w", err)
+	}
+	if err := configure(spec, o); err != nil {
+		return nil, err
+	}
+
+	t := &Tracer{}
+	defer func() {
+		if err != nil {
+			_ = t.Close()
+		}
+	}()
+	if err := spec.LoadAndAssign(&t.objects, nil); err != nil {
+		return nil, fmt.Errorf("load the programs: %w", err)
+	}
+	if err := fillFilters(&t.objects.tcptraceMaps, o); err != nil {
+		return nil, err
+	}
+	if t.reader, err = ringbuf.NewReader(t.objects.Events); err != nil {
+		return nil, fmt.Errorf("open the ring buffer: %w", err)
+	}
+	t.reader.SetDeadline(time.Now().Add(pollInterval))
+	if t.link, err = link.AttachTracing(link.TracingOptions{Program: t.objects.SetState}); err != nil {
+		return nil, fmt.Errorf("attach to sock:inet_sock_set_state: %w", err)
+	}
+	return t, nil
+}
+
+// configure sets the constants and the sizes, before loading.
+func configure(spec *ebpf.CollectionSpec, o *Options) error {
+	size := o.BufferSize
+	if size == 0 {
+		size = DefaultBufferSize
+	}
+	if page := os.Getpagesize(); size < page || bits.OnesCount(uint(size)) != 1 || size > 1<<30 {
+		return fmt.Errorf("buffer size %d: want a power of two from %d to %d", size, page, 1<<30)
+	}
+	spec.Maps[tcptraceMapEvents].MaxEntries = uint32(size)
+
+	var s tcptraceVariableSpecs
+	if err := spec.Assign(&s); err != nil {
+		return fmt.Errorf("configure the programs: %w", err)
+	}
+	var ports uint8
+	for _, f := range portFilters(o) {
+		if f.wants != nil {
+			ports |= f.bit
+			spec.Maps[tcptraceMapPorts].MaxEntries = 1 << 16
+		}
+	}
+	if n := len(o.Cgroups); n > 0 {
+		spec.Maps[tcptraceMapCgroups].MaxEntries = uint32(n)
+	}
+	return errors.Join(
+		s.WakeupBytes.Set(uint32(size/4)),
+		s.FilterFamily.Set(o.Family),
+		s.FilterNetns.Set(o.NetNS),
+		s.FilterCgroups.Set(len(o.Cgroups) > 0),
+		s.FilterPorts.Set(ports),
+	)
+}
+
+type portFilter struct {
+	bit   uint8 // of enum port_filter
+	wants func(uint16) bool
+}
+
+func portFilters(o *Options) [3]portFilter {
+	return [...]portFilter{{1 << 0, o.LocalPorts}, {1 << 1, o.RemotePorts}, {1 << 2, o.EitherPorts}}
+}
+
+// fillFilters fills the maps of the filters in use, before attaching.
+func fillFilters(m *tcptraceMaps, o *Options) error {
+	for _, id := range o.Cgroups {
+		if err := m.Cgroups.Put(id, uint8(1)); err != nil {
+			return fmt.Errorf("set the filter for cgroup %d: %w", id, err)
+		}
+	}
+	if m.Ports.MaxEntries() == 1 {
+		return nil
+	}
+	filters := portFilters(o)
+	for port := range uint32(1 << 16) {
+		var bits uint8
+		for _, f := range filters {
+			if f.wants != nil && f.wants(uint16(port)) {
+				bits |= f.bit
+			}
+		}
+		if bits == 0 {
+			continue
+		}
+		if err := m.Ports.Put(port, bits); err != nil {
+			return fmt.Errorf("set the filter for port %d: %w", port, err)
+		}
+	}
+	return nil
+}
+
+// Read returns the next record, as struct event of event.h in the byte order of
+// the host. The bytes are valid until the next call. It returns [ErrIdle] when
+// the ring has been read empty, at least every 80 ms, and [io.EOF] after
+// [Tracer.Stop], when all that had been written has been read.
+func (t *Tracer) Read() ([]byte, error) {
+	err := t.reader.ReadInto(&t.record)
+	switch {
+	case err == nil:
+		return t.record.RawSample, nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		t.reader.SetDeadline(time.Now().Add(pollInterval))
+		return nil, ErrIdle
+	case errors.Is(err, ringbuf.ErrFlushed):
+		return nil, io.EOF
+	}
+	return nil, fmt.Errorf("read the ring buffer: %w", err)
+}
+
+// Stop detaches from the kernel and lets Read run to its end. It may be called
+// once only.
+func (t *Tracer) Stop() error {
+	if err := t.link.Close(); err != nil {
+		return fmt.Errorf("detach from sock:inet_sock_set_state: %w", err)
+	}
+	if err := t.reader.Flush(); err != nil {
+		return fmt.Errorf("flush the ring buffer: %w", err)
+	}
+	return nil
+}
+
+// Losses returns what has been lost so far.
+func (t *Tracer) Losses() (Losses, error) {
+	var l Losses
+	for reason, count := range []*uint64{&l.RingFull, &l.History} { // as enum loss of event.h
+		var perCPU []uint64
+		if err := t.objects.Losses.Lookup(uint32(reason), &perCPU); err != nil {
+			return Losses{}, fmt.Errorf("read the loss counters: %w", err)
+		}
+		for _, n := range perCPU {
+			*count += n
+		}
+	}
+	info, err := t.objects.SetState.Stats()
+	if err != nil {
+		return Losses{}, fmt.Errorf("read the program's statistics: %w", err)
+	}
+	l.Missed = info.RecursionMisses
+	return l, nil
+}
+
+// Close detaches and frees everything. Read must not be running.
+func (t *Tracer) Close() error {
+	var errs []error
+	if t.link != nil {
+		errs = append(errs, t.link.Close())
+	}
+	if t.reader != nil {
+		errs = append(errs, t.reader.Close())
+	}
+	errs = append(errs, t.objects.Close())
+	return errors.Join(errs...)
+}
