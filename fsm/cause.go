@@ -1,0 +1,162 @@
+package fsm
+
+import "fmt"
+
+// Evidence is what the kernel knew about a socket at the moment of a
+// transition.
+type Evidence struct {
+	// Errno is the pending error of the socket (sk_err), 0 for none.
+	Errno int
+	// Local: it happened inside a call of a process on this very socket.
+	Local bool
+	// Orphan: no process held the socket any more.
+	Orphan bool
+	// Unaccepted: no process has held it yet.
+	Unaccepted bool
+	// ShutDown: both directions were shut, as close does first.
+	ShutDown bool
+	// Linger0: SO_LINGER with time 0, which makes close reset the connection.
+	Linger0 bool
+	// Linger2: a negative TCP_LINGER2, which allows no FIN_WAIT_2 to an orphan.
+	Linger2 bool
+	// Unread: received data that nobody has read, which makes close reset the
+	// connection.
+	Unread bool
+	// PeerFIN: the peer's FIN had arrived.
+	PeerFIN bool
+}
+
+// Cause is why a connection came to its end.
+type Cause uint8
+
+// The causes. CauseNone is the zero value: not an end.
+const (
+	CauseNone Cause = iota
+	CauseFinished
+	CauseResetReceived
+	CauseResetSent
+	CauseTimeout
+	CauseRefused
+	CauseUnreachable
+	CauseCancelled
+	CauseDisconnected
+	CauseDestroyed
+	CauseListenerClosed
+	CauseUnknown
+)
+
+// The errors by which Linux ends connections, as numbered where tcptrace runs
+// (include/uapi/asm-generic/errno.h).
+const (
+	errPIPE        = 32
+	errNETDOWN     = 100
+	errNETUNREACH  = 101
+	errCONNABORTED = 103
+	errCONNRESET   = 104
+	errTIMEDOUT    = 110
+	errCONNREFUSED = 111
+	errHOSTDOWN    = 112
+	errHOSTUNREACH = 113
+)
+
+// causeOf tells why a socket went from the state to CLOSED. The order of the
+// kernel's steps is in tcp_reset, tcp_write_err, tcp_abort, __tcp_close and
+// tcp_disconnect of net/ipv4: the error is set before the state, but close and
+// disconnect set it after, if at all.
+func causeOf(from State, e Evidence) Cause {
+	switch e.Errno {
+	case 0:
+	case errCONNREFUSED:
+		return CauseRefused
+	case errCONNRESET, errPIPE:
+		return CauseResetReceived
+	case errTIMEDOUT:
+		return CauseTimeout
+	case errHOSTUNREACH, errNETUNREACH, errHOSTDOWN, errNETDOWN:
+		return CauseUnreachable
+	case errCONNABORTED:
+		return CauseDestroyed
+	default:
+		return CauseUnknown
+	}
+
+	switch from {
+	case SynSent:
+		return CauseCancelled
+	case Closed, Listen, LastAck, Closing, TimeWait:
+		return CauseFinished
+	case FinWait2:
+		// Only a FIN turns it into TIME_WAIT; without one, close may reset.
+		if e.Linger2 && e.Orphan || !e.PeerFIN && e.Local && e.ShutDown && (e.Unread || e.Linger0) {
+			return CauseResetSent
+		}
+		return CauseFinished
+	}
+
+	switch {
+	case e.Unaccepted && !e.Local:
+		return CauseListenerClosed
+	case e.Local && e.ShutDown && (e.Linger0 || e.Unread):
+		return CauseResetSent
+	case e.Local && !e.ShutDown:
+		return CauseDisconnected
+	}
+	return CauseUnknown
+}
+
+// aborts reports whether the cause shows that the end was no orderly one.
+func (c Cause) aborts() bool { return c > CauseFinished && c < CauseUnknown }
+
+// rule returns what allows a socket in the state to be ended by the cause.
+func (c Cause) rule(from State) string {
+	switch c {
+	case CauseRefused, CauseResetReceived:
+		if from == SynSent {
+			return "RFC 9293 3.10.7.3 RST"
+		}
+		return "RFC 9293 3.10.7.4 RST"
+	case CauseTimeout:
+		return "RFC 9293 3.10.8 USER TIMEOUT"
+	case CauseUnreachable:
+		return "RFC 9293 3.9.2.2 ICMP"
+	case CauseCancelled:
+		return "RFC 9293 3.10.4 CLOSE"
+	case CauseResetSent:
+		return "RFC 9293 3.6.1 CLOSE with data unread"
+	}
+	return "RFC 9293 3.10.5 ABORT"
+}
+
+// words tells the cause to a person.
+func (c Cause) words(e Evidence) string {
+	switch c {
+	case CauseRefused:
+		return "refused by the peer"
+	case CauseResetReceived:
+		return "reset by the peer"
+	case CauseTimeout:
+		return "timed out: the peer does not answer"
+	case CauseUnreachable:
+		return "peer unreachable"
+	case CauseCancelled:
+		return "given up before it was established"
+	case CauseDisconnected:
+		return "disconnected by the process: connect(AF_UNSPEC)"
+	case CauseDestroyed:
+		return "destroyed by an administrator"
+	case CauseListenerClosed:
+		return "never accepted: the listener closed or dropped it"
+	case CauseResetSent:
+		switch {
+		case e.Linger0:
+			return "closed with SO_LINGER 0: reset sent"
+		case e.Unread:
+			return "closed with received data unread: reset sent"
+		}
+		return "closed with a negative TCP_LINGER2: reset sent"
+	}
+	if e.Errno != 0 {
+		return fmt.Sprintf("ended by the kernel with errno %d", e.Errno)
+	}
+	return "cause not known"
+}
