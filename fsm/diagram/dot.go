@@ -1,0 +1,61 @@
+package diagram
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"tcptrace/fsm"
+)
+
+const dotHead = `digraph tcp {
+	graph [label="TCP state machine: solid RFC 9293, dotted aborts, dashed Linux", labelloc=t, fontname="Helvetica", fontsize=16, nodesep=0.5, ranksep=0.6]
+	node [shape=box, style=rounded, fontname="Helvetica-Bold", fontsize=12]
+	edge [fontname="Helvetica", fontsize=10]
+
+`
+
+func dot() string {
+	var out strings.Builder
+	out.WriteString(dotHead)
+	for _, s := range fsm.States() {
+		fmt.Fprintf(&out, "\t%s\n", s)
+	}
+	out.WriteByte('\n')
+	for _, e := range legalEdges() {
+		dotEdge(&out, e.From.String(), &e, "")
+	}
+	out.WriteByte('\n')
+	for i, b := range fold(fsm.Abort) {
+		id := "abort" + strconv.Itoa(i+1)
+		label := strings.Join(wrap("any of "+join(b.froms), 30), "\n")
+		fmt.Fprintf(&out, "\t%s [label=%s, shape=plaintext, fontname=\"Helvetica\", fontsize=10, fontcolor=gray40]\n",
+			id, dotQuote(label))
+		dotEdge(&out, id, &b.Edge, ", style=dotted, color=gray50, fontcolor=gray40")
+	}
+	out.WriteByte('\n')
+	for _, e := range edgesOf(fsm.Linux) {
+		// Without a rank of its own: it must not pull the figure out of shape.
+		dotEdge(&out, e.From.String(), &e, ", style=dashed, color=steelblue4, fontcolor=steelblue4, constraint=false")
+	}
+	out.WriteString("}\n")
+	return out.String()
+}
+
+func dotEdge(out *strings.Builder, from string, e *fsm.Edge, attributes string) {
+	tooltip := e.Trigger() + " (" + e.Rule + ")"
+	fmt.Fprintf(out, "\t%s -> %s [label=%s, tooltip=%s%s]\n",
+		from, e.To, dotQuote(" "+strings.Join(labelLines(e), " \n ")+" "), dotQuote(tooltip), attributes)
+}
+
+var dotEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+
+func dotQuote(s string) string { return `"` + dotEscaper.Replace(s) + `"` }
+
+// labelLines returns the event and, below it, the action.
+func labelLines(e *fsm.Edge) []string {
+	if e.Action == "" {
+		return []string{e.Event}
+	}
+	return []string{e.Event, e.Action}
+}
