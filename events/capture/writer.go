@@ -1,0 +1,105 @@
+package capture
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+
+	"tcptrace/events"
+)
+
+// Writer writes a recording. It may be used from one goroutine at a time.
+//
+// After an error, the file holds whole blocks up to somewhere before it and
+// nothing more can be written.
+type Writer struct {
+	w       io.Writer
+	encoder *zstd.Encoder
+	raw     []byte // the items of the open block
+	stored  []byte // reused
+	err     error
+}
+
+// NewWriter writes the header. The caller closes w, after [Writer.Close].
+func NewWriter(w io.Writer, h Header) (*Writer, error) {
+	h.ByteOrder = nativeOrder()
+	text, err := json.Marshal(h)
+	if err != nil {
+		return nil, fmt.Errorf("encode the header: %w", err)
+	}
+	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest))
+	if err != nil {
+		return nil, fmt.Errorf("start compression: %w", err)
+	}
+	b := append([]byte(nil), magic...)
+	b = binary.LittleEndian.AppendUint16(b, Version)
+	b = binary.LittleEndian.AppendUint16(b, 0)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(text)))
+	b = append(b, text...)
+	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	if _, err := w.Write(b); err != nil {
+		return nil, fmt.Errorf("write the header: %w", err)
+	}
+	return &Writer{w: w, encoder: encoder, raw: make([]byte, 0, blockTarget+maxItem)}, nil
+}
+
+// maxItem bounds the items of Write, for the capacity of a block.
+const maxItem = itemHeadSize + events.RecordSize
+
+// Write appends a transition or a loss; other kinds are passed over.
+func (w *Writer) Write(r *events.Record) error {
+	switch r.Kind {
+	case events.KindTransition:
+		w.head(itemTransition, events.RecordSize)
+		w.raw = r.Event.AppendRecord(w.raw)
+	case events.KindLoss:
+		w.head(itemLoss, lossSize)
+		w.raw = binary.LittleEndian.AppendUint64(w.raw, r.Loss.Time)
+		w.raw = binary.LittleEndian.AppendUint64(w.raw, r.Loss.Count)
+		w.raw = append(w.raw, byte(r.Loss.Reason))
+	}
+	if len(w.raw) >= blockTarget {
+		return w.Flush()
+	}
+	return w.err
+}
+
+func (w *Writer) head(kind, size uint16) {
+	w.raw = binary.LittleEndian.AppendUint16(w.raw, kind)
+	w.raw = binary.LittleEndian.AppendUint16(w.raw, size)
+}
+
+// Flush closes the open block and writes it, so that it survives whatever
+// comes. Small blocks compress badly: once a second is often enough.
+func (w *Writer) Flush() error {
+	if w.err != nil || len(w.raw) == 0 {
+		return w.err
+	}
+	b := append(w.stored[:0], make([]byte, blockHeadSize)...)
+	b = w.encoder.EncodeAll(w.raw, b)
+	binary.LittleEndian.PutUint32(b[0:], uint32(len(b)-blockHeadSize))
+	binary.LittleEndian.PutUint32(b[4:], uint32(len(w.raw)))
+	binary.LittleEndian.PutUint32(b[8:], blockSum(b[:8], b[blockHeadSize:]))
+	w.stored, w.raw = b, w.raw[:0]
+	if _, err := w.w.Write(b); err != nil {
+		w.err = fmt.Errorf("write the recording: %w", err)
+	}
+	return w.err
+}
+
+// Close marks the recording as whole, ended at the given time, and writes what
+// is left. It does not close the underlying writer.
+func (w *Writer) Close(end uint64) error {
+	w.head(itemEnd, endSize)
+	w.raw = binary.LittleEndian.AppendUint64(w.raw, end)
+	return errors.Join(w.Flush(), w.encoder.Close())
+}
+
+func blockSum(lengths, stored []byte) uint32 {
+	return crc32.Update(crc32.Checksum(lengths, castagnoli), castagnoli, stored)
+}

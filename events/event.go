@@ -1,0 +1,335 @@
+package events
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"tcptrace/fsm"
+)
+
+// Event is one transition of one TCP socket, as the kernel reported it.
+type Event struct {
+	// Time of the transition in nanoseconds of CLOCK_BOOTTIME; [Clock] makes a
+	// date of it.
+	Time uint64
+	// Entered is when From was entered, on the same clock. 0 means that this
+	// was not seen.
+	Entered uint64
+	// Cookie names the socket for as long as the host is up; ss -e shows it as
+	// sk:.
+	Cookie uint64
+	// Generation counts the earlier lives of the socket: each time it leaves
+	// CLOSED again, a new one begins.
+	Generation uint32
+	// Seq numbers the records of one generation from 1, lost ones included. 0
+	// means that the kernel had no memory to count.
+	Seq uint32
+
+	From, To fsm.State
+
+	// Local and Remote are the ends as on the wire: v4-mapped addresses are
+	// IPv4. A port of 0 is not known yet, or there is none.
+	Local, Remote netip.AddrPort
+
+	// Owner is the process the socket belongs to, where that is certain.
+	Owner Owner
+	// NetNS is the inode of the socket's network namespace.
+	NetNS uint32
+	// Cgroup is the id of the socket's cgroup, 0 where it is not known.
+	Cgroup uint64
+
+	BytesAcked    uint64
+	BytesReceived uint64
+	// SRTT is the smoothed round-trip time in microseconds, 0 for none measured.
+	SRTT        uint32
+	Retransmits uint32
+
+	// Errno is the pending error of the socket (sk_err), 0 for none.
+	Errno int32
+	// Family is AF_INET or AF_INET6: the socket's, not the wire's.
+	Family uint16
+	Flags  Flags
+	// Shutdown has bit 0 set if receiving was shut, bit 1 if sending was.
+	Shutdown uint8
+}
+
+// Flags are what else the kernel knew about the socket at the transition, as
+// enum event_flag of bpf/event.h. [fsm.Evidence] explains them.
+type Flags uint16
+
+// The flags.
+const (
+	FlagLocal Flags = 1 << iota
+	FlagOrphan
+	FlagLinger0
+	FlagUnread
+	FlagLinger2
+	FlagPeerFIN
+	FlagUnaccepted
+)
+
+// Evidence returns what a verdict can rest on.
+func (e *Event) Evidence() fsm.Evidence {
+	const both = 3 // RCV_SHUTDOWN and SEND_SHUTDOWN of include/net/sock.h
+	return fsm.Evidence{
+		Errno:      int(e.Errno),
+		Local:      e.Flags&FlagLocal != 0,
+		Orphan:     e.Flags&FlagOrphan != 0,
+		Unaccepted: e.Flags&FlagUnaccepted != 0,
+		ShutDown:   e.Shutdown&both == both,
+		Linger0:    e.Flags&FlagLinger0 != 0,
+		Linger2:    e.Flags&FlagLinger2 != 0,
+		Unread:     e.Flags&FlagUnread != 0,
+		PeerFIN:    e.Flags&FlagPeerFIN != 0,
+	}
+}
+
+// OwnerSource says where an owner was learnt.
+type OwnerSource uint8
+
+// The sources. OwnerNone, the zero value, means that there is no owner.
+const (
+	OwnerNone    OwnerSource = iota
+	OwnerConnect             // the process was in connect
+	OwnerListen              // in listen; children inherit it until they are closed
+	OwnerClose               // in close or shutdown
+	ownerSources
+)
+
+// String returns the name of the source, "" for OwnerNone.
+func (s OwnerSource) String() string {
+	return [ownerSources]string{OwnerConnect: "connect", OwnerListen: "listen", OwnerClose: "close"}[s]
+}
+
+// Owner is a process. It is known if Source is not OwnerNone.
+type Owner struct {
+	PID    uint32 // of the process (not the thread), as the host numbers it
+	UID    uint32
+	Comm   Comm
+	Source OwnerSource
+}
+
+// Comm is the name a process gave itself: any bytes up to the first 0.
+type Comm [16]byte
+
+// Bytes returns the name without what pads it. It can hold anything but 0:
+// escape it before showing it.
+func (c *Comm) Bytes() []byte {
+	for i, b := range c {
+		if b == 0 {
+			return c[:i]
+		}
+	}
+	return c[:]
+}
+
+// MakeComm makes a name of a string, cut to 15 bytes as the kernel does.
+func MakeComm(name string) (c Comm) {
+	copy(c[:len(c)-1], name)
+	return c
+}
+
+// Known reports whether the owner is known.
+func (o *Owner) Known() bool { return o.Source != OwnerNone }
+
+// HasRemote reports whether the socket has a peer, as far as is known yet: a
+// listener has none, a new-born child does not know it.
+func (e *Event) HasRemote() bool { return e.Remote.Port() != 0 }
+
+// EndsPending reports whether the kernel had not yet assigned an end of the
+// socket, which the next record of the socket shows: the local port in
+// CLOSED→SYN_SENT, the ends of a child in LISTEN→SYN_RCVD.
+func (e *Event) EndsPending() bool {
+	switch {
+	case e.From == fsm.Closed && e.To == fsm.SynSent:
+		return e.Local.Port() == 0
+	case e.From == fsm.Listen && e.To == fsm.SynRcvd:
+		return e.Remote.Port() == 0
+	}
+	return false
+}
+
+// RecordSize is the size of struct event of bpf/event.h in bytes.
+const RecordSize = 144
+
+// Offsets of the fields of struct event.
+const (
+	offTime          = 0
+	offCookie        = 8
+	offEntered       = 16
+	offCgroup        = 24
+	offBytesAcked    = 32
+	offBytesReceived = 40
+	offGeneration    = 48
+	offSeq           = 52
+	offNetNS         = 56
+	offPID           = 60
+	offUID           = 64
+	offSRTT          = 68
+	offRetransmits   = 72
+	offError         = 76
+	offLaddr         = 80
+	offRaddr         = 96
+	offLport         = 112
+	offRport         = 114
+	offFamily        = 116
+	offFlags         = 118
+	offFrom          = 120
+	offTo            = 121
+	offShutdown      = 122
+	offOwnerSource   = 123
+	offComm          = 124
+)
+
+// Decode reads a record in the byte order of this host into e, which it
+// overwrites whole. It does not allocate and keeps no reference to b. After an
+// error, e is as it was. A record longer than RecordSize is from a later
+// version and read as far as it is known.
+func (e *Event) Decode(b []byte) error {
+	if len(b) < RecordSize {
+		return fmt.Errorf("decode transition: %d bytes, want %d", len(b), RecordSize)
+	}
+	b = b[:RecordSize]
+	if s := b[offOwnerSource]; s >= byte(ownerSources) {
+		return fmt.Errorf("decode transition: unknown owner source %d", s)
+	}
+	order := binary.NativeEndian
+	*e = Event{
+		Time:          order.Uint64(b[offTime:]),
+		Entered:       order.Uint64(b[offEntered:]),
+		Cookie:        order.Uint64(b[offCookie:]),
+		Generation:    order.Uint32(b[offGeneration:]),
+		Seq:           order.Uint32(b[offSeq:]),
+		From:          fsm.State(b[offFrom]),
+		To:            fsm.State(b[offTo]),
+		Local:         addrPort(b[offLaddr:], order.Uint16(b[offLport:])),
+		Remote:        addrPort(b[offRaddr:], order.Uint16(b[offRport:])),
+		NetNS:         order.Uint32(b[offNetNS:]),
+		Cgroup:        order.Uint64(b[offCgroup:]),
+		BytesAcked:    order.Uint64(b[offBytesAcked:]),
+		BytesReceived: order.Uint64(b[offBytesReceived:]),
+		SRTT:          order.Uint32(b[offSRTT:]),
+		Retransmits:   order.Uint32(b[offRetransmits:]),
+		Errno:         int32(order.Uint32(b[offError:])),
+		Family:        order.Uint16(b[offFamily:]),
+		Flags:         Flags(order.Uint16(b[offFlags:])),
+		Shutdown:      b[offShutdown],
+	}
+	if s := OwnerSource(b[offOwnerSource]); s != OwnerNone {
+		e.Owner = Owner{
+			PID:    order.Uint32(b[offPID:]),
+			UID:    order.Uint32(b[offUID:]),
+			Comm:   Comm(b[offComm:]),
+			Source: s,
+		}
+	}
+	return nil
+}
+
+// AppendRecord appends the record that Decode reads.
+func (e *Event) AppendRecord(b []byte) []byte {
+	var r [RecordSize]byte
+	order := binary.NativeEndian
+	order.PutUint64(r[offTime:], e.Time)
+	order.PutUint64(r[offCookie:], e.Cookie)
+	order.PutUint64(r[offEntered:], e.Entered)
+	order.PutUint64(r[offCgroup:], e.Cgroup)
+	order.PutUint64(r[offBytesAcked:], e.BytesAcked)
+	order.PutUint64(r[offBytesReceived:], e.BytesReceived)
+	order.PutUint32(r[offGeneration:], e.Generation)
+	order.PutUint32(r[offSeq:], e.Seq)
+	order.PutUint32(r[offNetNS:], e.NetNS)
+	order.PutUint32(r[offPID:], e.Owner.PID)
+	order.PutUint32(r[offUID:], e.Owner.UID)
+	order.PutUint32(r[offSRTT:], e.SRTT)
+	order.PutUint32(r[offRetransmits:], e.Retransmits)
+	order.PutUint32(r[offError:], uint32(e.Errno))
+	local, remote := e.Local.Addr().As16(), e.Remote.Addr().As16()
+	copy(r[offLaddr:], local[:])
+	copy(r[offRaddr:], remote[:])
+	order.PutUint16(r[offLport:], e.Local.Port())
+	order.PutUint16(r[offRport:], e.Remote.Port())
+	order.PutUint16(r[offFamily:], e.Family)
+	order.PutUint16(r[offFlags:], uint16(e.Flags))
+	r[offFrom] = byte(e.From)
+	r[offTo] = byte(e.To)
+	r[offShutdown] = e.Shutdown
+	r[offOwnerSource] = byte(e.Owner.Source)
+	copy(r[offComm:], e.Owner.Comm[:])
+	return append(b, r[:]...)
+}
+
+func addrPort(b []byte, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(b)).Unmap(), port)
+}
+
+// swapped lists the fields of struct event that have a byte order.
+var swapped = [...]struct{ offset, size int }{
+	{offTime, 8}, {offCookie, 8}, {offEntered, 8}, {offCgroup, 8}, {offBytesAcked, 8}, {offBytesReceived, 8},
+	{offGeneration, 4}, {offSeq, 4}, {offNetNS, 4}, {offPID, 4}, {offUID, 4}, {offSRTT, 4}, {offRetransmits, 4}, {offError, 4},
+	{offLport, 2}, {offRport, 2}, {offFamily, 2}, {offFlags, 2},
+}
+
+// SwapRecord turns a record of a host of the other byte order, in place, into
+// one that Decode understands. Too short a record is left as it is.
+func SwapRecord(b []byte) {
+	if len(b) < RecordSize {
+		return
+	}
+	for _, f := range swapped {
+		field := b[f.offset : f.offset+f.size]
+		for i, j := 0, len(field)-1; i < j; i, j = i+1, j-1 {
+			field[i], field[j] = field[j], field[i]
+		}
+	}
+}
+
+// LossReason says why records, or what belongs into them, are missing.
+type LossReason uint8
+
+// The reasons.
+const (
+	// LossRingFull: the ring buffer had no room, the reader was behind.
+	LossRingFull LossReason = iota + 1
+	// LossHistory: the kernel had no memory for a socket's history; the record
+	// came without sequence, owner and entry time.
+	LossHistory
+	// LossMissed: the kernel passed transitions over that interrupted the
+	// program.
+	LossMissed
+)
+
+var lossNames = [...]string{LossRingFull: "ringbuf_full", LossHistory: "history_unavailable", LossMissed: "missed"}
+
+// String returns the name used in JSON.
+func (r LossReason) String() string {
+	if r == 0 || int(r) >= len(lossNames) {
+		return fmt.Sprintf("loss_%d", uint8(r))
+	}
+	return lossNames[r]
+}
+
+// Loss says that records were lost since the last Loss of the same reason.
+type Loss struct {
+	Time   uint64 // when it was noticed, as Event.Time
+	Reason LossReason
+	Count  uint64
+}
+
+// Kind tells what a [Record] holds.
+type Kind uint8
+
+// The kinds.
+const (
+	KindTransition Kind = iota + 1 // Record.Event
+	KindLoss                       // Record.Loss
+	KindIdle                       // nothing more for now: a time to flush
+)
+
+// Record is what a source of records, live or file, delivers.
+type Record struct {
+	Kind  Kind
+	Event Event
+	Loss  Loss
+}
