@@ -1,0 +1,67 @@
+package output
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"tcptrace/events"
+	"tcptrace/fsm/lifecycle"
+)
+
+// Messages tells notices and the summary in words, for the terminal of whoever
+// runs the program. It shows no results.
+type Messages struct {
+	Discard
+	w io.Writer
+}
+
+// NewMessages returns a sink that writes to w, usually standard error.
+func NewMessages(w io.Writer) *Messages { return &Messages{w: w} }
+
+var _ Sink = (*Messages)(nil)
+
+// Transition implements [Sink]: nothing.
+func (*Messages) Transition(*lifecycle.Transition) error { return nil }
+
+// Notice implements [Sink].
+func (m *Messages) Notice(n *Notice) error {
+	_, err := fmt.Fprintf(m.w, "tcptrace: %s\n", n.words())
+	return err
+}
+
+func (n *Notice) words() string {
+	switch n.Kind {
+	case NoticeLost:
+		switch n.Reason {
+		case events.LossRingFull.String():
+			return fmt.Sprintf("%s lost: the output is slower than the traffic and the buffer was full. Write to a file, filter, or enlarge it with --buffer", count(n.Count, "record"))
+		case events.LossHistory.String():
+			return fmt.Sprintf("%s without history: the kernel had no memory for it", count(n.Count, "record"))
+		case events.LossMissed.String():
+			return fmt.Sprintf("%s not seen: the kernel passed them over while the program was running", count(n.Count, "transition"))
+		}
+		return fmt.Sprintf("%s lost: %s", count(n.Count, "record"), n.Reason)
+	case NoticeUndecided:
+		return fmt.Sprintf("%s left out: the end that the filter asks for was never assigned", count(n.Count, "transition"))
+	case NoticeForgotten:
+		return fmt.Sprintf("%s forgotten: more than are followed at once, so a hole in their records may go unnoticed", count(n.Count, "socket"))
+	}
+	return fmt.Sprintf("%s %s: %d", n.Kind, n.Reason, n.Count)
+}
+
+// Summary implements [Sink].
+func (m *Messages) Summary(s *Summary) error {
+	_, err := fmt.Fprintf(m.w, "tcptrace: %s of %s in %v: %d illegal, %s, %d lost\n",
+		count(s.Transitions, "transition"), count(s.Connections, "connection"),
+		s.Duration.Round(time.Millisecond), s.Illegal, count(s.Gaps, "gap"), s.Lost)
+	return err
+}
+
+// count writes "1 record", "2 records".
+func count(n uint64, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

@@ -1,0 +1,142 @@
+// Package outputtest holds what every [output.Sink] must pass.
+package outputtest
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math"
+	"net/netip"
+	"testing"
+	"time"
+
+	"tcptrace/events"
+	"tcptrace/fsm"
+	"tcptrace/fsm/lifecycle"
+	"tcptrace/output"
+)
+
+// Transition returns one of which everything is known.
+func Transition() *lifecycle.Transition {
+	e := &events.Event{
+		Time:    5_000_000_000,
+		Entered: 4_823_958_000,
+		Cookie:  0x1f,
+		Seq:     3,
+		From:    fsm.Established,
+		To:      fsm.FinWait1,
+		Local:   netip.MustParseAddrPort("10.0.0.1:63446"),
+		Remote:  netip.MustParseAddrPort("10.0.0.2:80"),
+		Owner:   events.Owner{PID: 22384, UID: 1000, Comm: events.MakeComm("curl"), Source: events.OwnerConnect},
+		NetNS:   4026531840, Cgroup: 1234,
+		BytesAcked: 79, BytesReceived: 188, SRTT: 42, Retransmits: 1,
+	}
+	return observe(e)
+}
+
+// Unknown returns one of which nothing is known that can be unknown.
+func Unknown() *lifecycle.Transition {
+	return observe(&events.Event{
+		Time: 5_000_000_000, Cookie: 0x20,
+		From: fsm.Closed, To: fsm.SynSent,
+		Local:  netip.AddrPortFrom(netip.IPv6Unspecified(), 0),
+		Remote: netip.AddrPortFrom(netip.IPv6Unspecified(), 0),
+	})
+}
+
+// Extreme returns one of the longest values and the worst name.
+func Extreme() *lifecycle.Transition {
+	long := netip.MustParseAddr("2001:db8:1111:2222:3333:4444:5555:6666")
+	return observe(&events.Event{
+		Time: math.MaxInt64, Entered: 1, Cookie: math.MaxUint64, Generation: math.MaxUint32, Seq: math.MaxUint32,
+		From: 13, To: 255,
+		Local: netip.AddrPortFrom(long, 65535), Remote: netip.AddrPortFrom(long, 65535),
+		Owner: events.Owner{PID: math.MaxUint32, UID: math.MaxUint32, Comm: HostileComm(), Source: events.OwnerClose},
+		NetNS: math.MaxUint32, Cgroup: math.MaxUint64, Errno: -1,
+		BytesAcked: math.MaxUint64, BytesReceived: math.MaxUint64, SRTT: math.MaxUint32, Retransmits: math.MaxUint32,
+	})
+}
+
+// HostileComm returns a name that would forge a row, a JSON field and the
+// terminal's title, and is no valid UTF-8.
+func HostileComm() events.Comm {
+	return events.MakeComm("a\n\"\x1b]0;x\a\\\xff\u202e")
+}
+
+func observe(e *events.Event) *lifecycle.Transition {
+	t := &lifecycle.Transition{}
+	lifecycle.NewTracker(0).Observe(e, t)
+	t.Judgement = fsm.Check(e.From, e.To, e.Evidence()) // as if followed from its first record
+	return t
+}
+
+// TestSink runs the suite on sinks that write to w.
+func TestSink(t *testing.T, open func(w io.Writer) output.Sink) {
+	everything := func(s output.Sink) error {
+		return errors.Join(
+			s.Transition(Transition()), s.Transition(Unknown()), s.Transition(Extreme()),
+			s.Notice(&output.Notice{Time: time.Unix(1, 0), Kind: output.NoticeLost, Reason: "ringbuf_full", Count: 12}),
+			s.Notice(&output.Notice{Kind: output.NoticeUndecided, Count: 1}),
+			s.Summary(&output.Summary{Transitions: 3, Connections: 3, Illegal: 1, Lost: 12, Duration: time.Second}),
+		)
+	}
+
+	t.Run("takes everything", func(t *testing.T) {
+		if err := errors.Join(everything(open(io.Discard))); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("is complete after Flush", func(t *testing.T) {
+		var b bytes.Buffer
+		s := open(&b)
+		if err := errors.Join(everything(s), s.Flush()); err != nil {
+			t.Fatal(err)
+		}
+		flushed := b.String()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if b.String() != flushed {
+			t.Errorf("Close wrote %q after Flush", b.String()[len(flushed):])
+		}
+	})
+	t.Run("keeps nothing of the caller's", func(t *testing.T) {
+		var want, got bytes.Buffer
+		a, b := open(&want), open(&got)
+		first, second := Transition(), Transition()
+		reused := Transition()
+		second.Cookie = 0x21
+		if err := errors.Join(a.Transition(first), a.Transition(second), a.Close()); err != nil {
+			t.Fatal(err)
+		}
+		err := b.Transition(reused)
+		reused.Cookie = 0x21
+		if err := errors.Join(err, b.Transition(reused), b.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if want.String() != got.String() {
+			t.Errorf("with an event used again:\n%s\nwant:\n%s", got.String(), want.String())
+		}
+	})
+	t.Run("reports a failing writer", func(t *testing.T) {
+		s := open(failing{})
+		err := everything(s)
+		if err = errors.Join(err, s.Flush(), s.Close()); wrote(open) && !errors.Is(err, io.ErrShortBuffer) {
+			t.Errorf("got %v, want the writer's error", err)
+		}
+	})
+}
+
+// wrote reports whether the sink writes at all.
+func wrote(open func(io.Writer) output.Sink) bool {
+	var b bytes.Buffer
+	s := open(&b)
+	_ = s.Summary(&output.Summary{})
+	_ = s.Transition(Transition())
+	_ = s.Close()
+	return b.Len() > 0
+}
+
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, io.ErrShortBuffer }

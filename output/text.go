@@ -1,0 +1,277 @@
+package output
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/netip"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"tcptrace/events"
+	"tcptrace/fsm"
+	"tcptrace/fsm/lifecycle"
+)
+
+// TextOptions choose how the text looks. Nil means the zero value.
+type TextOptions struct {
+	// Wide shows whole names and long addresses in their columns, and adds
+	// socket, namespace, verdict and rule.
+	Wide bool
+	// Color marks verdicts with ANSI colours.
+	Color bool
+	// Location of the times; nil means UTC.
+	Location *time.Location
+}
+
+// Text writes a table of transitions, a row each, for people.
+type Text struct {
+	w       *bufio.Writer
+	clock   events.Clock
+	options TextOptions
+	row     []byte // reused
+}
+
+// Widths of the columns. A longer value pushes the rest of its row aside.
+const (
+	narrowComm, wideComm = 12, 16
+	narrowAddr, wideAddr = 15, 39
+	stateWidth           = len("ESTABLISHED -> FIN_WAIT_1")
+)
+
+const (
+	narrowTime = "15:04:05.000"
+	wideTime   = "2006-01-02T15:04:05.000000"
+)
+
+// NewText returns a sink that writes to w, beginning with the heading. The
+// clock dates the events.
+func NewText(w io.Writer, clock events.Clock, o *TextOptions) *Text {
+	t := &Text{w: bufio.NewWriterSize(w, 64<<10), clock: clock}
+	if o != nil {
+		t.options = *o
+	}
+	if t.options.Location == nil {
+		t.options.Location = time.UTC
+	}
+	t.heading()
+	return t
+}
+
+func (t *Text) heading() {
+	comm, addr := narrowComm, narrowAddr
+	if t.options.Wide {
+		comm, addr = wideComm, wideAddr
+	}
+	fmt.Fprintf(t.w, "%-*s %7s %-*s %-*s %5s %-*s %5s %-*s %10s",
+		len(t.timeLayout()), "TIME", "PID", comm, "COMM", addr, "LADDR", "LPORT", addr, "RADDR", "RPORT", stateWidth, "FROM -> TO", "MS")
+	if t.options.Wide {
+		fmt.Fprintf(t.w, " %-12s %-10s %-7s %s", "SOCKET", "NETNS", "VERDICT", "RULE")
+	}
+	t.w.WriteByte('\n')
+}
+
+func (t *Text) timeLayout() string {
+	if t.options.Wide {
+		return wideTime
+	}
+	return narrowTime
+}
+
+// Transition implements [Sink].
+func (t *Text) Transition(tr *lifecycle.Transition) error {
+	e := tr.Event
+	comm, addr := narrowComm, narrowAddr
+	if t.options.Wide {
+		comm, addr = wideComm, wideAddr
+	}
+	b := t.clock.Time(e.Time).In(t.options.Location).AppendFormat(t.row[:0], t.timeLayout())
+	b = append(b, ' ')
+	b = t.appendOwner(b, &e.Owner, comm)
+	local, remote := knownEnds(e)
+	b = appendEndColumns(b, local, addr)
+	b = appendEndColumns(b, remote, addr)
+
+	start := len(b)
+	b = append(b, e.From.String()...)
+	b = append(b, " -> "...)
+	b = append(b, e.To.String()...)
+	b = append(pad(b, start, stateWidth), ' ')
+
+	start = len(b)
+	if tr.HasDwell {
+		b = appendMillis(b, tr.Dwell)
+	} else {
+		b = append(b, '-')
+	}
+	b = padLeft(b, start, 10)
+	if t.options.Wide {
+		b = t.appendWide(b, tr)
+	} else if tr.Verdict > fsm.Legal && tr.Verdict != fsm.Linux {
+		b = append(b, ' ', ' ')
+		b = t.appendVerdict(b, tr)
+	}
+	t.row = append(b, '\n')
+	if _, err := t.w.Write(t.row); err != nil {
+		return fmt.Errorf("write results: %w", err)
+	}
+	return nil
+}
+
+func (t *Text) appendOwner(b []byte, o *events.Owner, width int) []byte {
+	start := len(b)
+	if !o.Known() {
+		b = append(padLeft(append(b, '-'), start, 7), ' ')
+		start = len(b)
+		return append(pad(append(b, '-'), start, width), ' ')
+	}
+	b = padLeft(strconv.AppendUint(b, uint64(o.PID), 10), start, 7)
+	b = append(b, ' ')
+	start = len(b)
+	b = appendEscaped(b, o.Comm.Bytes())
+	if !t.options.Wide {
+		b = cutTo(b, start, width)
+	}
+	return append(pad(b, start, width), ' ')
+}
+
+func appendEndColumns(b []byte, end netip.AddrPort, width int) []byte {
+	start := len(b)
+	if end.Addr().IsValid() {
+		b = end.Addr().AppendTo(b)
+	} else {
+		b = append(b, '-')
+	}
+	b = append(pad(b, start, width), ' ')
+	start = len(b)
+	if end.Port() != 0 {
+		b = strconv.AppendUint(b, uint64(end.Port()), 10)
+	} else {
+		b = append(b, '-')
+	}
+	return append(padLeft(b, start, 5), ' ')
+}
+
+func (t *Text) appendWide(b []byte, tr *lifecycle.Transition) []byte {
+	b = append(b, ' ')
+	start := len(b)
+	b = strconv.AppendUint(b, tr.Cookie, 16)
+	b = append(pad(b, start, 12), ' ')
+	start = len(b)
+	b = strconv.AppendUint(b, uint64(tr.NetNS), 10)
+	b = append(pad(b, start, 10), ' ')
+	start = len(b)
+	b = append(b, tr.Verdict.String()...)
+	b = append(pad(b, start, 7), ' ')
+	b = append(b, tr.Rule...)
+	if tr.Reason != "" {
+		if tr.Rule != "" {
+			b = append(b, ": "...)
+		}
+		b = t.appendReason(b, tr)
+	}
+	return b
+}
+
+// appendVerdict appends "abort: reset by the peer".
+func (t *Text) appendVerdict(b []byte, tr *lifecycle.Transition) []byte {
+	b = append(b, t.color(tr.Verdict)...)
+	if tr.Verdict == fsm.Illegal {
+		b = append(b, "ILLEGAL"...)
+	} else {
+		b = append(b, tr.Verdict.String()...)
+	}
+	b = append(b, ": "...)
+	b = append(b, tr.Reason...)
+	return t.resetColor(b)
+}
+
+func (t *Text) appendReason(b []byte, tr *lifecycle.Transition) []byte {
+	b = append(b, t.color(tr.Verdict)...)
+	b = append(b, tr.Reason...)
+	return t.resetColor(b)
+}
+
+func (t *Text) color(v fsm.Verdict) string {
+	if !t.options.Color {
+		return ""
+	}
+	switch v {
+	case fsm.Illegal:
+		return "\x1b[1;31m" // bold red
+	case fsm.Abort:
+		return "\x1b[33m" // yellow
+	case fsm.Gap:
+		return "\x1b[35m" // magenta
+	}
+	return ""
+}
+
+func (t *Text) resetColor(b []byte) []byte {
+	if t.options.Color {
+		b = append(b, "\x1b[0m"...)
+	}
+	return b
+}
+
+// Notice implements [Sink]: the table has no notices, see [Messages].
+func (t *Text) Notice(*Notice) error { return nil }
+
+// Summary implements [Sink]: see [Messages].
+func (t *Text) Summary(*Summary) error { return nil }
+
+// Flush implements [Sink].
+func (t *Text) Flush() error {
+	if err := t.w.Flush(); err != nil {
+		return fmt.Errorf("write results: %w", err)
+	}
+	return nil
+}
+
+// Close implements [Sink]. It does not close the underlying writer.
+func (t *Text) Close() error { return t.Flush() }
+
+// appendMillis appends a duration in milliseconds with three decimals, rounded
+// down.
+func appendMillis(b []byte, d time.Duration) []byte {
+	micros := uint64(d / time.Microsecond)
+	b = strconv.AppendUint(b, micros/1000, 10)
+	rest := micros % 1000
+	return append(b, '.', '0'+byte(rest/100), '0'+byte(rest/10%10), '0'+byte(rest%10))
+}
+
+// pad fills b up with spaces until what begins at start is width wide.
+func pad(b []byte, start, width int) []byte {
+	for n := utf8.RuneCount(b[start:]); n < width; n++ {
+		b = append(b, ' ')
+	}
+	return b
+}
+
+// padLeft moves what begins at start to the right end of its width.
+func padLeft(b []byte, start, width int) []byte {
+	n := len(b) - start
+	if n >= width {
+		return b
+	}
+	b = pad(b, start, width)
+	copy(b[start+width-n:], b[start:start+n])
+	for i := start; i < start+width-n; i++ {
+		b[i] = ' '
+	}
+	return b
+}
+
+// cutTo shortens what begins at start to the width.
+func cutTo(b []byte, start, width int) []byte {
+	n := 0
+	for i := start; i < len(b); n++ {
+		if n == width {
+			return b[:i]
+		}
+		_, size := utf8.DecodeRune(b[i:])
+		i += size
+	}
+	return b
+}
