@@ -1,0 +1,197 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"tcptrace/bpf"
+	"tcptrace/events"
+	"tcptrace/fsm"
+)
+
+// filterFlags are the flags that choose what is shown, as given.
+type filterFlags struct {
+	ipv4, ipv6                         bool
+	pids, comms                        []string
+	localPorts, remotePorts, eitherEnd string
+	local, remote                      []string
+	states, verdicts                   []string
+	netns, cgroup, container           string
+}
+
+func (f *filterFlags) register(flags *pflag.FlagSet) {
+	flags.BoolVarP(&f.ipv4, "ipv4", "4", false, "IPv4 on the wire, v4-mapped sockets included")
+	flags.BoolVarP(&f.ipv6, "ipv6", "6", false, "IPv6 on the wire")
+	flags.StringSliceVarP(&f.pids, "pid", "p", nil, "sockets owned by process `PID`, ...")
+	flags.StringSliceVar(&f.comms, "comm", nil, "sockets owned by processes called `NAME`, ...")
+	flags.StringVarP(&f.localPorts, "local-port", "L", "", "local `PORTS`, such as 80,443,8000-8080")
+	flags.StringVarP(&f.remotePorts, "remote-port", "D", "", "remote `PORTS`")
+	flags.StringVar(&f.eitherEnd, "port", "", "local or remote `PORTS`")
+	flags.StringSliceVar(&f.local, "local", nil, "local address in `CIDR`, ...")
+	flags.StringSliceVar(&f.remote, "remote", nil, "remote address in `CIDR`, ...")
+	flags.StringSliceVarP(&f.states, "state", "s", nil, "transitions from or to `STATE`, ..., in any usual spelling")
+	flags.StringSliceVar(&f.verdicts, "verdict", nil, "transitions judged `VERDICT`, ...: legal, abort, linux, gap, illegal")
+	flags.StringVar(&f.netns, "netns", "", "network namespace, by inode `ID or PATH`, such as /run/netns/NAME")
+	flags.StringVar(&f.cgroup, "cgroup", "", "cgroup and those below it now, by `PATH`, such as /system.slice/nginx.service, or id")
+	flags.StringVar(&f.container, "container", "", "container by `ID`, or its beginning")
+}
+
+// filter is what the flags mean.
+type filter struct {
+	events   events.Filter
+	verdicts []fsm.Verdict
+}
+
+func (f *filterFlags) parse() (*filter, error) {
+	p := &filter{}
+	p.events.IPv4, p.events.IPv6 = f.ipv4, f.ipv6
+	if f.ipv4 && f.ipv6 {
+		return nil, usagef("-4 and -6 exclude each other: leave both out for both families")
+	}
+	for _, ports := range []struct {
+		flag, text string
+		set        *events.PortSet
+	}{
+		{"-L", f.localPorts, &p.events.LocalPorts},
+		{"-D", f.remotePorts, &p.events.RemotePorts},
+		{"--port", f.eitherEnd, &p.events.EitherPorts},
+	} {
+		if ports.text == "" {
+			continue
+		}
+		set, err := events.ParsePorts(ports.text)
+		if err != nil {
+			return nil, usagef("%s: %w", ports.flag, err)
+		}
+		*ports.set = set
+	}
+	var err error
+	if p.events.LocalNets, err = parseEach("--local", f.local, parsePrefix); err != nil {
+		return nil, err
+	}
+	if p.events.RemoteNets, err = parseEach("--remote", f.remote, parsePrefix); err != nil {
+		return nil, err
+	}
+	if p.events.PIDs, err = parseEach("-p", f.pids, parsePID); err != nil {
+		return nil, err
+	}
+	if p.events.Comms, err = parseEach("--comm", f.comms, parseComm); err != nil {
+		return nil, err
+	}
+	if p.events.States, err = parseEach("-s", f.states, fsm.ParseState); err != nil {
+		return nil, err
+	}
+	if p.verdicts, err = parseEach("--verdict", f.verdicts, fsm.ParseVerdict); err != nil {
+		return nil, err
+	}
+	if f.netns != "" {
+		if p.events.NetNS, err = parseNetNS(f.netns); err != nil {
+			return nil, usagef("--netns: %w", err)
+		}
+	}
+	if f.cgroup != "" && f.container != "" {
+		return nil, usagef("--cgroup and --container exclude each other: a container is a cgroup")
+	}
+	if f.cgroup != "" {
+		if p.events.Cgroups, err = cgroupsAt(f.cgroup); err != nil {
+			return nil, usagef("--cgroup: %w", err)
+		}
+	}
+	if f.container != "" {
+		if p.events.Cgroups, err = cgroupsOfContainer(f.container); err != nil {
+			return nil, usagef("--container: %w", err)
+		}
+	}
+	return p, nil
+}
+
+// kernelOptions are the parts of the filter that the kernel can decide.
+func (f *filter) kernelOptions() *bpf.Options {
+	o := &bpf.Options{NetNS: f.events.NetNS, Cgroups: f.events.Cgroups}
+	switch {
+	case f.events.IPv4:
+		o.Family = unix.AF_INET
+	case f.events.IPv6:
+		o.Family = unix.AF_INET6
+	}
+	o.LocalPorts = wants(f.events.LocalPorts)
+	o.RemotePorts = wants(f.events.RemotePorts)
+	o.EitherPorts = wants(f.events.EitherPorts)
+	return o
+}
+
+func wants(set events.PortSet) func(uint16) bool {
+	if len(set) == 0 {
+		return nil
+	}
+	return set.Contains
+}
+
+func (f *filter) wantsVerdict(v fsm.Verdict) bool {
+	return len(f.verdicts) == 0 || slices.Contains(f.verdicts, v)
+}
+
+func parseEach[T any](flag string, texts []string, parse func(string) (T, error)) ([]T, error) {
+	var values []T
+	for _, text := range texts {
+		v, err := parse(text)
+		if err != nil {
+			return nil, usagef("%s: %w", flag, err)
+		}
+		values = append(values, v)
+	}
+	return values, nil
+}
+
+func parsePrefix(text string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(text); err == nil {
+		return netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	prefix, err := netip.ParsePrefix(text)
+	if err != nil {
+		return prefix, fmt.Errorf("%q is no network: want an address or a prefix, as in 10.0.0.0/8 or 2001:db8::/32", text)
+	}
+	return prefix.Masked(), nil
+}
+
+func parsePID(text string) (uint32, error) {
+	n, err := strconv.ParseUint(text, 10, 31)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("%q is no process ID", text)
+	}
+	return uint32(n), nil
+}
+
+// parseComm cuts a name to what the kernel keeps of it.
+func parseComm(text string) (string, error) {
+	if text == "" {
+		return "", errors.New("the name is empty")
+	}
+	comm := events.MakeComm(text)
+	return string(comm.Bytes()), nil
+}
+
+func parseNetNS(text string) (uint32, error) {
+	if n, err := strconv.ParseUint(text, 10, 32); err == nil && n > 0 {
+		return uint32(n), nil
+	}
+	var stat unix.Stat_t
+	if err := unix.Stat(text, &stat); err != nil {
+		return 0, fmt.Errorf("%q is neither the inode of a network namespace (ls -L -i /proc/PID/ns/net) nor a path to one: %w", text, err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(text, &fs); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: text, Err: err}
+	}
+	if fs.Type != unix.NSFS_MAGIC {
+		return 0, fmt.Errorf("%q is no namespace: want a path such as /run/netns/NAME or /proc/PID/ns/net", text)
+	}
+	return uint32(stat.Ino), nil
+}

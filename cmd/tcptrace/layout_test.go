@@ -1,0 +1,68 @@
+package main
+
+import (
+	"encoding/json"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// mayImport is who may import whom: the table of the design, by package path
+// below the module. The standard library is open to all.
+var mayImport = map[string][]string{
+	"":                  {},
+	"bpf":               {"github.com/cilium/ebpf/...", "golang.org/x/sys/..."},
+	"fsm":               {},
+	"fsm/diagram":       {"tcptrace/fsm"},
+	"fsm/lifecycle":     {"tcptrace/fsm", "tcptrace/events"},
+	"events":            {"tcptrace/fsm"},
+	"events/capture":    {"tcptrace/events", "github.com/klauspost/compress/zstd"},
+	"events/eventstest": {"tcptrace/fsm", "tcptrace/events", "tcptrace/events/capture"},
+	"output":            {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle"},
+	"output/outputtest": {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output"},
+	"cmd/tcptrace":      {"..."},
+}
+
+func TestLayout(t *testing.T) {
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Doc", "tcptrace/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	type pkg struct {
+		ImportPath, Doc string
+		Imports         []string
+	}
+	for d := json.NewDecoder(strings.NewReader(string(out))); d.More(); {
+		var p pkg
+		if err := d.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		place := strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, "tcptrace"), "/")
+		allowed, ok := mayImport[place]
+		if !ok {
+			t.Errorf("package %s has no place in the layout", p.ImportPath)
+		}
+		if p.Doc == "" {
+			t.Errorf("package %s has no documentation", p.ImportPath)
+		}
+		for _, imported := range p.Imports {
+			if !isStandard(imported) && !slices.ContainsFunc(allowed, func(a string) bool { return matches(a, imported) }) {
+				t.Errorf("package %s may not import %s", p.ImportPath, imported)
+			}
+		}
+	}
+}
+
+func isStandard(path string) bool {
+	first, _, _ := strings.Cut(path, "/")
+	return first != "tcptrace" && !strings.Contains(first, ".")
+}
+
+func matches(pattern, path string) bool {
+	prefix, open := strings.CutSuffix(pattern, "...")
+	if !open {
+		return path == pattern
+	}
+	return strings.HasPrefix(path+"/", prefix)
+}

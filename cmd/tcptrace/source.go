@@ -1,0 +1,302 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"tcptrace/bpf"
+	"tcptrace/events"
+	"tcptrace/events/capture"
+)
+
+// source delivers records in the order of their times, live or from a file.
+type source interface {
+	// Next stores the next record, and returns io.EOF after the last.
+	Next(*events.Record) error
+	// Stop lets Next run to its end. It may be called from another goroutine,
+	// more than once.
+	Stop()
+	// Clock dates the records.
+	Clock() events.Clock
+	// Start and End are when tracing began and ended, as events.Event.Time.
+	// End may be asked after the last record.
+	Start() uint64
+	End() uint64
+	Close() error
+}
+
+// live reads from the kernel.
+type live struct {
+	tracer  *bpf.Tracer
+	clock   events.Clock
+	start   uint64
+	end     uint64
+	stop    atomic.Bool // asked for
+	stopped bool        // done
+	order   events.Order
+	until   uint64 // what order may give away
+	ended   bool   // the ring has been read to its end
+	idle    bool
+	losses  bpf.Losses
+	pending []events.Loss
+	checkAt uint64 // when to look at the losses again
+}
+
+// settle is how long a record may be behind others in the ring that are
+// younger: a CPU takes the time, then, a moment later, its place.
+const settle = uint64(5 * time.Millisecond)
+
+// lossInterval is how often the loss counters are read.
+const lossInterval = uint64(time.Second)
+
+func openLive(o *bpf.Options) (*live, error) {
+	offset, err := bpf.ClockOffset()
+	if err != nil {
+		return nil, err
+	}
+	tracer, err := bpf.Open(o)
+	if err != nil {
+		return nil, err
+	}
+	debug.FreeOSMemory() // loading took several times what tracing will
+	start, err := bpf.Now()
+	if err != nil {
+		return nil, errors.Join(err, tracer.Close())
+	}
+	return &live{
+		tracer: tracer, clock: events.Clock{Offset: offset},
+		start: start, checkAt: start + lossInterval,
+	}, nil
+}
+
+func (l *live) Next(r *events.Record) error {
+	for {
+		if l.order.Pop(l.until, &r.Event) {
+			r.Kind = events.KindTransition
+			return nil
+		}
+		if len(l.pending) > 0 {
+			r.Kind, r.Loss = events.KindLoss, l.pending[0]
+			l.pending = l.pending[1:]
+			return nil
+		}
+		if l.idle {
+			l.idle = false
+			r.Kind = events.KindIdle
+			return nil
+		}
+		if l.ended {
+			return io.EOF
+		}
+		if err := l.read(); err != nil {
+			return err
+		}
+	}
+}
+
+// read takes one record from the ring into order, or finds the ring empty or
+// at its end.
+func (l *live) read() error {
+	if l.stop.Load() && !l.stopped {
+		if err := l.detach(); err != nil {
+			return err
+		}
+	}
+	b, err := l.tracer.Read()
+	switch {
+	case err == nil:
+		var e events.Event
+		if err := e.Decode(b); err != nil {
+			return err
+		}
+		l.order.Push(&e)
+		l.until = max(l.until, e.Time-min(settle, e.Time))
+		if e.Time < l.checkAt {
+			return nil
+		}
+		return l.checkLosses(e.Time)
+	case errors.Is(err, bpf.ErrIdle):
+		now, err := bpf.Now()
+		if err != nil {
+			return err
+		}
+		l.idle = true
+		l.until = now - settle
+		if now < l.checkAt {
+			return nil
+		}
+		return l.checkLosses(now)
+	case errors.Is(err, io.EOF):
+		l.ended = true
+		l.until = ^uint64(0)
+		return l.checkLosses(l.end)
+	}
+	return err
+}
+
+// Stop implements [source]. It takes effect when Next reads again, which an idle
+// ring makes it do within milliseconds and a full one at once.
+func (l *live) Stop() { l.stop.Store(true) }
+
+func (l *live) detach() error {
+	l.stopped = true
+	if err := l.tracer.Stop(); err != nil {
+		return err
+	}
+	var err error
+	l.end, err = bpf.Now()
+	return err
+}
+
+// checkLosses reports what was lost since the last look.
+func (l *live) checkLosses(now uint64) error {
+	l.checkAt = now + lossInterval
+	losses, err := l.tracer.Losses()
+	if err != nil {
+		return err
+	}
+	for _, c := range []struct {
+		reason    events.LossReason
+		now, then uint64
+	}{
+		{events.LossRingFull, losses.RingFull, l.losses.RingFull},
+		{events.LossHistory, losses.History, l.losses.History},
+		{events.LossMissed, losses.Missed, l.losses.Missed},
+	} {
+		if c.now > c.then {
+			l.pending = append(l.pending, events.Loss{Time: now, Reason: c.reason, Count: c.now - c.then})
+		}
+	}
+	l.losses = losses
+	return nil
+}
+
+func (l *live) Clock() events.Clock { return l.clock }
+func (l *live) Start() uint64       { return l.start }
+
+func (l *live) End() uint64 {
+	if l.end == 0 { // not stopped, but no more was wanted
+		if now, err := bpf.Now(); err == nil {
+			l.end = now
+		}
+	}
+	return l.end
+}
+
+func (l *live) Close() error { return l.tracer.Close() }
+
+// header describes this run in a recording.
+func (l *live) header() (capture.Header, error) {
+	release, err := kernelRelease()
+	if err != nil {
+		return capture.Header{}, err
+	}
+	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return capture.Header{}, fmt.Errorf("read the boot id: %w", err)
+	}
+	return capture.Header{
+		Start: l.start, ClockOffset: l.clock.Offset,
+		Kernel: release, BootID: strings.TrimSpace(string(bootID)), Program: programName(),
+	}, nil
+}
+
+// replay reads from a recording.
+type replay struct {
+	name   string
+	reader *capture.Reader
+	file   io.Closer
+	limit  uint64 // last time wanted
+	last   uint64 // time of the last record
+	stop   atomic.Bool
+}
+
+// openReplay opens a recording, "-" being stdin. Beyond the duration, 0 for
+// none, it is not read.
+func openReplay(name string, stdin io.Reader, duration time.Duration) (*replay, error) {
+	r := &replay{name: name, limit: ^uint64(0), file: io.NopCloser(nil)}
+	in := stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		in, r.file = f, f
+	}
+	var err error
+	if r.reader, err = capture.NewReader(in); err != nil {
+		return nil, errors.Join(r.explain(err), r.file.Close())
+	}
+	if duration > 0 {
+		r.limit = r.reader.Header().Start + uint64(duration)
+	}
+	return r, nil
+}
+
+// explain says what to do about an error of the reader.
+func (r *replay) explain(err error) error {
+	remedy := ""
+	switch {
+	case errors.Is(err, capture.ErrForeign):
+		remedy = ": make one with tcptrace -w FILE"
+	case errors.Is(err, capture.ErrNewer):
+		remedy = ": update tcptrace"
+	case errors.Is(err, capture.ErrTruncated):
+		remedy = ": the tracer was killed, its disk was full, it still runs, or the copy is not complete; all that came before is shown"
+	case errors.Is(err, capture.ErrCorrupt):
+		remedy = ": copy it again if there is another; all that came before is shown"
+	}
+	if remedy == "" {
+		return err // of the file system, which names the file
+	}
+	return fmt.Errorf("read %s: %w%s", r.name, err, remedy)
+}
+
+func (r *replay) Next(rec *events.Record) error {
+	if r.stop.Load() {
+		return io.EOF
+	}
+	err := r.reader.Read(rec)
+	if errors.Is(err, io.EOF) {
+		return err
+	}
+	if err != nil {
+		return r.explain(err)
+	}
+	at := rec.Event.Time
+	if rec.Kind == events.KindLoss {
+		at = rec.Loss.Time
+	}
+	if at > r.limit {
+		return io.EOF
+	}
+	r.last = at
+	return nil
+}
+
+func (r *replay) Stop()               { r.stop.Store(true) }
+func (r *replay) Clock() events.Clock { return r.reader.Header().Clock() }
+func (r *replay) Start() uint64       { return r.reader.Header().Start }
+
+// End returns when the recording was ended, or when what was read of it ends.
+func (r *replay) End() uint64 {
+	switch end := r.reader.End(); {
+	case end == 0:
+		return r.last
+	case end > r.limit:
+		return r.limit
+	default:
+		return end
+	}
+}
+
+func (r *replay) Close() error {
+	r.reader.Close()
+	return r.file.Close()
+}
