@@ -1,0 +1,79 @@
+# make help lists the targets.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+GO      ?= go
+ARGS    ?=
+FUZZTIME ?= 30s
+
+GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+LDFLAGS = -s -w -X main.version=$(VERSION)
+export CGO_ENABLED = 0
+
+# What making and checking the C side needs: building and running need none.
+CLANG_PACKAGES = clang-19 llvm-19 clang-format-19 libbpf-dev
+
+.DEFAULT_GOAL := build
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/tcptrace, static, needing nothing but Go
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/tcptrace ./cmd/tcptrace
+
+.PHONY: run
+run: build ## build and trace this host; ARGS='-o json --duration 5s' passes arguments
+	./bin/tcptrace $(ARGS)
+
+.PHONY: test
+test: ## all tests; those of the kernel side run as root, elsewhere they are skipped
+	$(GO) test ./...
+
+.PHONY: race
+race: ## all tests with the race detector, which needs cgo and a C compiler
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+.PHONY: deps
+deps: ## install the Debian packages that generate and lint need, where missing
+	@missing=$$(for p in $(CLANG_PACKAGES); do \
+		dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends $$missing; fi
+
+.PHONY: generate
+generate: deps ## make the generated Go files and objects in bpf/ and the picture in docs/ anew
+	$(GO) generate ./...
+	$(GO) run ./cmd/tcptrace machine -o svg >docs/machine.svg
+
+.PHONY: check-generated
+check-generated: generate ## fail if generate changes anything that is committed
+	@test -z "$$(git status --porcelain -- bpf docs)" || { \
+		git status --short -- bpf docs; git --no-pager diff --stat -- bpf docs; \
+		echo 'these files are not what their sources give: run make generate and commit them' >&2; exit 1; }
+
+.PHONY: lint
+lint: deps ## gofmt, go vet, golangci-lint, clang-format, both architectures
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt -w on these' >&2; exit 1; }
+	$(GO) mod tidy -diff
+	$(GO) vet ./...
+	GOARCH=arm64 $(GO) vet ./...
+	$(GO) run $(GOLANGCI_LINT) run
+	clang-format-19 --dry-run --Werror bpf/*.c bpf/*.h
+
+.PHONY: bench
+bench: ## benchmarks of the way from a record to a line of output
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME
+	@for pkg in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; done
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
