@@ -38,8 +38,8 @@ func (f *filterFlags) register(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&f.remote, "remote", nil, "remote address in `CIDR`, ...")
 	flags.StringSliceVarP(&f.states, "state", "s", nil, "transitions from or to `STATE`, ..., in any usual spelling")
 	flags.StringSliceVar(&f.verdicts, "verdict", nil, "transitions judged `VERDICT`, ...: legal, abort, linux, gap, illegal")
-	flags.StringVar(&f.netns, "netns", "", "network namespace, by inode `ID or PATH`, such as /run/netns/NAME")
-	flags.StringVar(&f.cgroup, "cgroup", "", "cgroup and those below it now, by `PATH`, such as /system.slice/nginx.service, or id")
+	flags.StringVar(&f.netns, "netns", "", "network namespace `NS`: its inode or a path, such as /run/netns/NAME")
+	flags.StringVar(&f.cgroup, "cgroup", "", "cgroup by `PATH` (/system.slice/nginx.service) or id, with those now below it")
 	flags.StringVar(&f.container, "container", "", "container by `ID`, or its beginning")
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/signal"
 	"syscall"
 
@@ -92,7 +91,8 @@ func begun(f func(cmd *cobra.Command) error) func(*cobra.Command, []string) erro
 	}
 }
 
-const rootExamples = `  sudo tcptrace                                  every transition of the host, as it happens
+// Help begins with what people type.
+const traceHelp = `  sudo tcptrace                                  every transition of the host, as it happens
   sudo tcptrace -L 443 -s CLOSE_WAIT             connections of a local server that their peers closed
   sudo tcptrace -D 5432 --comm myapp             what myapp does with its database connections
   sudo tcptrace --verdict illegal,abort,gap      only what went wrong
@@ -101,18 +101,17 @@ const rootExamples = `  sudo tcptrace                                  every tra
   sudo tcptrace -w incident.tct                  show and record
   tcptrace -r incident.tct --wide                look at the recording, anywhere, without privileges
   sudo tcptrace --duration 1m --fail-on illegal  a check for scripts: status 4 if there was one
-  sudo tcptrace check                            what this kernel and these privileges allow`
+  sudo tcptrace check                            what this kernel and these privileges allow
+
+tcptrace shows every TCP socket of this host changing state, as it happens:
+which process owns it, how long it was in each state, and whether the change is
+one that the state machine of RFC 9293 knows.`
 
 func newRoot() *cobra.Command {
 	root := newTrace()
 	root.Use = "tcptrace"
 	root.Short = "Trace the TCP state transitions of this host and judge them by RFC 9293"
-	root.Long = `tcptrace shows every TCP socket of this host changing state, as it happens:
-which process owns it, how long it was in each state, and whether the change is
-one that the state machine of RFC 9293 knows.
-
-Without a command it does what 'tcptrace trace' does.`
-	root.Example = rootExamples
+	root.Long = traceHelp + "\n\nWithout a command it does what 'tcptrace trace' does."
 	root.SilenceErrors = true
 	root.SilenceUsage = true
 	root.CompletionOptions.HiddenDefaultCmd = false
@@ -120,7 +119,7 @@ Without a command it does what 'tcptrace trace' does.`
 	trace := newTrace()
 	trace.Use = "trace"
 	trace.Short = "Show every transition as it happens (the default)"
-	trace.Example = rootExamples
+	trace.Long = traceHelp
 	root.AddCommand(trace, newMachine(), newCheck(), newVersion())
 	return root
 }
@@ -141,9 +140,3 @@ func newVersion() *cobra.Command {
 }
 
 func programName() string { return "tcptrace " + version }
-
-// isTerminal reports whether w is a terminal.
-func isTerminal(w io.Writer, is func(fd int) bool) bool {
-	f, ok := w.(*os.File)
-	return ok && is(int(f.Fd()))
-}

@@ -55,11 +55,11 @@ func newTrace() *cobra.Command {
 	flags.BoolVar(&f.wide, "wide", false, "text: more columns, whole names")
 	flags.BoolVar(&f.noColor, "no-color", false, "text: no colours (also NO_COLOR)")
 	flags.StringVarP(&f.read, "read", "r", "", "read the recording `FILE` (- for standard input) instead of the kernel")
-	flags.StringVarP(&f.write, "write", "w", "", "also record to the new `FILE`: all that comes from the kernel, so that -p, --comm, -s ... can be chosen when it is read")
+	flags.StringVarP(&f.write, "write", "w", "", "also record to the new `FILE`, what -p, --comm, -s, --verdict and addresses leave out included")
 	flags.Uint64VarP(&f.count, "count", "c", 0, "stop after `N` transitions shown")
 	flags.DurationVar(&f.duration, "duration", 0, "stop after `D`, such as 30s or 5m")
 	flags.StringSliceVar(&f.failOn, "fail-on", nil, "end with status 4 if there was `WHAT`: illegal, lost")
-	flags.IntVar(&f.buffer, "buffer", 0, "`BYTES` of the buffer between kernel and tcptrace, a power of two (default 16 MiB)")
+	flags.IntVar(&f.buffer, "buffer", 0, "`BYTES` of the buffer that the kernel fills, a power of two (default 16 MiB)")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "say on standard error what is being done")
 
 	complete := func(flag string, values ...string) {
@@ -90,7 +90,7 @@ func (f *traceFlags) run(cmd *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(cmd.Context(), stopSignals()...)
 	defer stop()
 	log := f.logger(cmd.ErrOrStderr())
 
@@ -125,6 +125,16 @@ func (f *traceFlags) run(cmd *cobra.Command) (err error) {
 		return errCondition
 	}
 	return nil
+}
+
+// stopSignals are those that end tracing in good order. A hang-up that nohup
+// ignores stays ignored.
+func stopSignals() []os.Signal {
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
 }
 
 func (f *traceFlags) validate(flags *pflag.FlagSet) error {
@@ -226,11 +236,16 @@ func (f *traceFlags) sink(cmd *cobra.Command, s source) output.Sink {
 	} else {
 		results = output.NewText(out, s.Clock(), &output.TextOptions{
 			Wide:     f.wide,
-			Color:    !f.noColor && os.Getenv("NO_COLOR") == "" && isTerminal(out, term.IsTerminal),
+			Color:    !f.noColor && os.Getenv("NO_COLOR") == "" && isTerminal(out),
 			Location: time.Local,
 		})
 	}
 	return output.Multi{results, output.NewMessages(cmd.ErrOrStderr())}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // met reports whether a condition of --fail-on was met.
