@@ -99,7 +99,15 @@ const (
 
 // String returns the name of the source, "" for OwnerNone.
 func (s OwnerSource) String() string {
-	return [ownerSources]string{OwnerConnect: "connect", OwnerListen: "listen", OwnerClose: "close"}[s]
+	switch s {
+	case OwnerConnect:
+		return "connect"
+	case OwnerListen:
+		return "listen"
+	case OwnerClose:
+		return "close"
+	}
+	return ""
 }
 
 // Owner is a process. It is known if Source is not OwnerNone.

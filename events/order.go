@@ -15,7 +15,8 @@ type Order struct {
 func (o *Order) Push(e *Event) {
 	if o.first == len(o.waiting) {
 		o.waiting, o.first = o.waiting[:0], 0
-	} else if o.first > 0 && len(o.waiting) == cap(o.waiting) {
+	} else if len(o.waiting) == cap(o.waiting) && o.first > len(o.waiting)/2 {
+		// Moving the rest is worth it only when it makes much room.
 		n := copy(o.waiting, o.waiting[o.first:])
 		o.waiting, o.first = o.waiting[:n], 0
 	}

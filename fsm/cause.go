@@ -48,7 +48,10 @@ const (
 // The errors by which Linux ends connections, as numbered where tcptrace runs
 // (include/uapi/asm-generic/errno.h).
 const (
+	errACCES       = 13
 	errPIPE        = 32
+	errNONET       = 64
+	errNOPROTOOPT  = 92
 	errNETDOWN     = 100
 	errNETUNREACH  = 101
 	errCONNABORTED = 103
@@ -72,7 +75,8 @@ func causeOf(from State, e Evidence) Cause {
 		return CauseResetReceived
 	case errTIMEDOUT:
 		return CauseTimeout
-	case errHOSTUNREACH, errNETUNREACH, errHOSTDOWN, errNETDOWN:
+	case errHOSTUNREACH, errNETUNREACH, errHOSTDOWN, errNETDOWN, errACCES, errNONET, errNOPROTOOPT:
+		// All that ICMP can say (icmp_err_convert, tcp_v6_err).
 		return CauseUnreachable
 	case errCONNABORTED:
 		return CauseDestroyed
@@ -105,7 +109,7 @@ func causeOf(from State, e Evidence) Cause {
 }
 
 // aborts reports whether the cause shows that the end was no orderly one.
-func (c Cause) aborts() bool { return c > CauseFinished && c < CauseUnknown }
+func (c Cause) aborts() bool { return c > CauseFinished }
 
 // rule returns what allows a socket in the state to be ended by the cause.
 func (c Cause) rule(from State) string {

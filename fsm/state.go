@@ -68,6 +68,7 @@ func (s State) String() string {
 // and separators; the names of stateNames are found without being listed.
 var otherSpellings = map[string]State{
 	"CLOSE":       Closed,
+	"LISTENING":   Listen,
 	"UNCONN":      Closed,
 	"SYNRECV":     SynRcvd,
 	"SYNRECEIVED": SynRcvd,

@@ -70,7 +70,6 @@ func (p *pipeline) take(r *events.Record) error {
 		p.tracker.Observe(&r.Event, &p.transition)
 		return p.decide(&p.transition)
 	case events.KindLoss:
-		p.tracker.Lost(&r.Loss)
 		if r.Loss.Reason != events.LossHistory {
 			p.summary.Lost += r.Loss.Count
 		}

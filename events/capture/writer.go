@@ -53,6 +53,9 @@ const maxItem = itemHeadSize + events.RecordSize
 
 // Write appends a transition or a loss; other kinds are passed over.
 func (w *Writer) Write(r *events.Record) error {
+	if w.err != nil {
+		return w.err
+	}
 	switch r.Kind {
 	case events.KindTransition:
 		w.head(itemTransition, events.RecordSize)
@@ -66,7 +69,7 @@ func (w *Writer) Write(r *events.Record) error {
 	if len(w.raw) >= blockTarget {
 		return w.Flush()
 	}
-	return w.err
+	return nil
 }
 
 func (w *Writer) head(kind, size uint16) {

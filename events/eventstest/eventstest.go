@@ -189,7 +189,7 @@ func (c *Socket) unspecified() netip.Addr {
 // the steps after it.
 type Option func(*Socket, *events.Event)
 
-// ByClose: the process closes the socket, which then is an orphan.
+// ByClose says that the process closes the socket, which then is an orphan.
 func ByClose(c *Socket, e *events.Event) {
 	e.Flags |= events.FlagLocal | events.FlagOrphan
 	e.Shutdown = 3
@@ -197,14 +197,14 @@ func ByClose(c *Socket, e *events.Event) {
 	c.Shutdown = 3
 }
 
-// ByShutdown: the process shuts sending.
+// ByShutdown says that the process shuts sending.
 func ByShutdown(c *Socket, e *events.Event) {
 	e.Flags |= events.FlagLocal
 	e.Shutdown |= 2
 	c.Shutdown |= 2
 }
 
-// ByFIN: the peer's FIN arrived.
+// ByFIN says that the peer's FIN arrived.
 func ByFIN(c *Socket, e *events.Event) {
 	e.Flags |= events.FlagPeerFIN
 	e.Shutdown |= 1

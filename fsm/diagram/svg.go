@@ -217,6 +217,6 @@ func num(v float64) string { return strconv.FormatFloat(math.Round(v*10)/10, 'f'
 
 func escape(s string) string {
 	var out strings.Builder
-	xml.EscapeText(&out, []byte(s)) // a Builder never fails
+	_ = xml.EscapeText(&out, []byte(s)) // a Builder never fails
 	return out.String()
 }

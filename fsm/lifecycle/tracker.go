@@ -34,7 +34,6 @@ type Transition struct {
 // Life is one generation of a socket.
 type Life struct {
 	cookie     uint64
-	losses     uint64 // counted by the tracker at the last record
 	generation uint32
 	seq        uint32 // of the last record
 	newer      int32  // neighbours by last use
@@ -56,7 +55,6 @@ type Tracker struct {
 	byID    map[uint64]int32 // cookie to index in lives
 	lives   []Life           // lives[0] is the end of the list by last use
 	free    int32            // first of the unused, chained by newer; 0: none
-	losses  uint64
 	evicted uint64
 }
 
@@ -76,10 +74,6 @@ func NewTracker(maxSockets int) *Tracker {
 
 // Evicted returns how many sockets have been forgotten for want of room.
 func (t *Tracker) Evicted() uint64 { return t.evicted }
-
-// Lost tells the tracker that records were lost. Their sockets show it by their
-// sequence numbers; for records without one, this is the only sign.
-func (t *Tracker) Lost(l *events.Loss) { t.losses += l.Count }
 
 // Observe judges the next event and stores what is known of it in out, which
 // refers to the event.
@@ -109,7 +103,7 @@ func (t *Tracker) Observe(e *events.Event, out *Transition) {
 	}
 	born := e.From == fsm.Listen && e.To == fsm.SynRcvd
 	l.listener = l.listener || e.To == fsm.Listen || e.From == fsm.Listen && !born
-	l.generation, l.seq, l.losses = e.Generation, e.Seq, t.losses
+	l.generation, l.seq = e.Generation, e.Seq
 	l.prev, l.last = e.From, e.To
 	if e.To == fsm.Closed {
 		t.remove(i)
@@ -120,40 +114,45 @@ func (t *Tracker) Observe(e *events.Event, out *Transition) {
 }
 
 // judgeContinuity overrules the judgement where the event does not continue
-// the socket's last one.
+// the socket's last one. An edge that is illegal by itself stays so: both its
+// ends are in the record.
 func (t *Tracker) judgeContinuity(l *Life, found bool, out *Transition) {
 	e := out.Event
 	switch {
-	case !found && t.evicted > 0:
-		// It may have been forgotten: what is missing is not known to be lost.
+	case out.Verdict == fsm.Illegal:
+	case !found && (t.evicted > 0 || e.From == fsm.Closed && e.To == fsm.Closed):
+		// Forgotten, for want of room or at its first step to CLOSED: what is
+		// missing is not known to be lost.
 	case !found || l.generation != e.Generation:
 		if e.Seq > 1 {
-			out.Judgement = gap(uint64(e.Seq - 1))
+			out.gap(lostRecords(e.Seq - 1))
 		}
-	case e.Seq != 0 && l.seq != 0 && e.Seq != l.seq+1:
-		if e.Seq > l.seq {
-			out.Judgement = gap(uint64(e.Seq - l.seq - 1))
-		} else {
-			out.Judgement = fsm.Judgement{Verdict: fsm.Gap, Reason: fmt.Sprintf("record %d of this socket after its record %d", e.Seq, l.seq)}
+	case e.Seq == 0 || l.seq == 0:
+		if e.From != l.last {
+			out.gap("its records are not numbered, and one is missing")
 		}
-	case e.From == l.last:
-	case (e.Seq == 0 || l.seq == 0) && t.losses != l.losses:
-		out.Judgement = fsm.Judgement{Verdict: fsm.Gap, Reason: "records were lost before this one"}
-	default:
-		out.Judgement = fsm.Judgement{
-			Verdict: fsm.Illegal,
-			Rule:    "RFC 9293 3.3.2 state machine",
-			Reason:  fmt.Sprintf("the socket was in %v, but this leaves %v, and no record was lost between", l.last, e.From),
-		}
+	case e.Seq > l.seq+1:
+		out.gap(lostRecords(e.Seq - l.seq - 1))
+	case e.Seq <= l.seq:
+		out.gap(fmt.Sprintf("record %d of this socket after its record %d", e.Seq, l.seq))
+	case e.From != l.last:
+		out.Verdict = fsm.Illegal
+		out.Rule = "RFC 9293 3.3.2 state machine"
+		out.Reason = fmt.Sprintf("the socket was in %v, but this leaves %v, and no record was lost between", l.last, e.From)
 	}
 }
 
-func gap(lost uint64) fsm.Judgement {
-	reason := "1 record of this socket was lost before this one"
-	if lost != 1 {
-		reason = fmt.Sprintf("%d records of this socket were lost before this one", lost)
+// gap says that what came before is missing. The cause stays: it is of this
+// step alone.
+func (t *Transition) gap(reason string) {
+	t.Verdict, t.Rule, t.Reason = fsm.Gap, "", reason
+}
+
+func lostRecords(n uint32) string {
+	if n == 1 {
+		return "1 record of this socket was lost before this one"
 	}
-	return fsm.Judgement{Verdict: fsm.Gap, Reason: reason}
+	return fmt.Sprintf("%d records of this socket were lost before this one", n)
 }
 
 // add makes room for a socket and returns its place.

@@ -1,0 +1,461 @@
+package events_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/bits"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"tcptrace/events"
+	"tcptrace/events/eventstest"
+	"tcptrace/fsm"
+)
+
+// layout is struct event of bpf/event.h, counted by hand.
+var layout = []struct {
+	field        string
+	offset, size int
+	get          func(*events.Event) uint64
+}{
+	{"time", 0, 8, func(e *events.Event) uint64 { return e.Time }},
+	{"cookie", 8, 8, func(e *events.Event) uint64 { return e.Cookie }},
+	{"entered", 16, 8, func(e *events.Event) uint64 { return e.Entered }},
+	{"cgroup", 24, 8, func(e *events.Event) uint64 { return e.Cgroup }},
+	{"bytes_acked", 32, 8, func(e *events.Event) uint64 { return e.BytesAcked }},
+	{"bytes_received", 40, 8, func(e *events.Event) uint64 { return e.BytesReceived }},
+	{"generation", 48, 4, func(e *events.Event) uint64 { return uint64(e.Generation) }},
+	{"seq", 52, 4, func(e *events.Event) uint64 { return uint64(e.Seq) }},
+	{"netns", 56, 4, func(e *events.Event) uint64 { return uint64(e.NetNS) }},
+	{"pid", 60, 4, func(e *events.Event) uint64 { return uint64(e.Owner.PID) }},
+	{"uid", 64, 4, func(e *events.Event) uint64 { return uint64(e.Owner.UID) }},
+	{"srtt_us", 68, 4, func(e *events.Event) uint64 { return uint64(e.SRTT) }},
+	{"retransmits", 72, 4, func(e *events.Event) uint64 { return uint64(e.Retransmits) }},
+	{"error", 76, 4, func(e *events.Event) uint64 { return uint64(uint32(e.Errno)) }},
+	{"laddr", 80, 16, func(e *events.Event) uint64 { return sum16(e.Local.Addr()) }},
+	{"raddr", 96, 16, func(e *events.Event) uint64 { return sum16(e.Remote.Addr()) }},
+	{"lport", 112, 2, func(e *events.Event) uint64 { return uint64(e.Local.Port()) }},
+	{"rport", 114, 2, func(e *events.Event) uint64 { return uint64(e.Remote.Port()) }},
+	{"family", 116, 2, func(e *events.Event) uint64 { return uint64(e.Family) }},
+	{"flags", 118, 2, func(e *events.Event) uint64 { return uint64(e.Flags) }},
+	{"from", 120, 1, func(e *events.Event) uint64 { return uint64(e.From) }},
+	{"to", 121, 1, func(e *events.Event) uint64 { return uint64(e.To) }},
+	{"shutdown", 122, 1, func(e *events.Event) uint64 { return uint64(e.Shutdown) }},
+	{"owner_source", 123, 1, func(e *events.Event) uint64 { return uint64(e.Owner.Source) }},
+	{"comm", 124, 16, func(e *events.Event) uint64 { return binary.NativeEndian.Uint64(e.Owner.Comm[:]) }},
+}
+
+const (
+	offOwnerSource = 123
+	offPad         = 140
+	padSize        = 4
+)
+
+// sum16 tells two addresses of this test apart.
+func sum16(a netip.Addr) uint64 {
+	b := a.As16()
+	return binary.NativeEndian.Uint64(b[:])
+}
+
+func TestLayout(t *testing.T) {
+	// The owner is known, or its fields would not be decoded.
+	base := make([]byte, events.RecordSize)
+	base[offOwnerSource] = byte(events.OwnerConnect)
+	var before events.Event
+	if err := before.Decode(base); err != nil {
+		t.Fatal(err)
+	}
+
+	next := 0
+	for _, f := range layout {
+		if f.offset != next {
+			t.Fatalf("%s begins at %d, the field before ends at %d", f.field, f.offset, next)
+		}
+		next = f.offset + f.size
+
+		record := bytes.Clone(base)
+		for i := range min(f.size, 8) {
+			record[f.offset+i] = byte(3 - i&1) // 3, 2, 3, 2 …: an owner source too
+		}
+		var want uint64
+		switch f.size {
+		case 1:
+			want = uint64(record[f.offset])
+		case 2:
+			want = uint64(binary.NativeEndian.Uint16(record[f.offset:]))
+		case 4:
+			want = uint64(binary.NativeEndian.Uint32(record[f.offset:]))
+		default:
+			want = binary.NativeEndian.Uint64(record[f.offset:])
+		}
+		var e events.Event
+		if err := e.Decode(record); err != nil {
+			t.Fatal(f.field, err)
+		}
+		for _, other := range layout {
+			switch got := other.get(&e); {
+			case other.field == f.field && got != want:
+				t.Errorf("%s is %#x, want %#x", f.field, got, want)
+			case other.field != f.field && got != other.get(&before):
+				t.Errorf("the bytes of %s change %s", f.field, other.field)
+			}
+		}
+		if encoded := e.AppendRecord(nil); !bytes.Equal(encoded, record) {
+			t.Errorf("%s: written as\n%x, want\n%x", f.field, encoded, record)
+		}
+	}
+	if next != offPad || offPad+padSize != events.RecordSize {
+		t.Errorf("the fields end at %d, the record at %d", next, events.RecordSize)
+	}
+}
+
+// randomEvent has every field set to anything that a record can hold.
+func randomEvent(r *rand.Rand) events.Event {
+	e := events.Event{
+		Time: r.Uint64(), Entered: r.Uint64(), Cookie: r.Uint64(), Generation: r.Uint32(), Seq: r.Uint32(),
+		From: fsm.State(r.Uint32()), To: fsm.State(r.Uint32()),
+		Local: randomEnd(r), Remote: randomEnd(r),
+		NetNS: r.Uint32(), Cgroup: r.Uint64(), BytesAcked: r.Uint64(), BytesReceived: r.Uint64(),
+		SRTT: r.Uint32(), Retransmits: r.Uint32(), Errno: int32(r.Uint32()),
+		Family: uint16(r.Uint32()), Flags: events.Flags(r.Uint32()), Shutdown: uint8(r.Uint32()),
+	}
+	if s := events.OwnerSource(r.IntN(int(events.OwnerClose) + 1)); s != events.OwnerNone {
+		e.Owner = events.Owner{PID: r.Uint32(), UID: r.Uint32(), Source: s}
+		for i := range e.Owner.Comm {
+			e.Owner.Comm[i] = byte(r.Uint32())
+		}
+	}
+	return e
+}
+
+func randomEnd(r *rand.Rand) netip.AddrPort {
+	var a [16]byte
+	binary.NativeEndian.PutUint64(a[:], r.Uint64())
+	binary.NativeEndian.PutUint64(a[8:], r.Uint64())
+	addr := netip.AddrFrom16(a).Unmap()
+	if r.IntN(2) == 0 {
+		addr = netip.AddrFrom4([4]byte(a[:4]))
+	}
+	return netip.AddrPortFrom(addr, uint16(r.Uint32()))
+}
+
+func TestDecodeReadsWhatAppendRecordWrites(t *testing.T) {
+	check := func(e events.Event) {
+		t.Helper()
+		b := e.AppendRecord([]byte("before"))
+		if len(b) != len("before")+events.RecordSize || string(b[:6]) != "before" {
+			t.Fatalf("appended %d bytes", len(b)-6)
+		}
+		got := events.Event{Seq: 1, Owner: events.Owner{PID: 1, Comm: events.MakeComm("left over")}}
+		if err := got.Decode(b[6:]); err != nil || got != e {
+			t.Fatalf("decoded\n%+v, %v, want\n%+v", got, err, e)
+		}
+	}
+	for _, s := range eventstest.Scenarios() {
+		for _, e := range s.Events {
+			check(e)
+		}
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 10_000 {
+		check(randomEvent(r))
+	}
+}
+
+func TestDecodeUnmapsAddresses(t *testing.T) {
+	e := events.Event{
+		Local:  netip.MustParseAddrPort("[::ffff:10.0.0.1]:1"),
+		Remote: netip.MustParseAddrPort("[::ffff:0.0.0.0]:0"),
+		Family: 10,
+	}
+	var got events.Event
+	if err := got.Decode(e.AppendRecord(nil)); err != nil {
+		t.Fatal(err)
+	}
+	if got.Local != netip.MustParseAddrPort("10.0.0.1:1") || got.Remote != netip.MustParseAddrPort("0.0.0.0:0") || got.Family != 10 {
+		t.Errorf("decoded %v, %v, family %d", got.Local, got.Remote, got.Family)
+	}
+}
+
+// Without a source the kernel side leaves an earlier owner in the record.
+func TestDecodeForgetsAnOwnerWithoutSource(t *testing.T) {
+	e := events.Event{Owner: eventstest.Owned(7, "curl", events.OwnerConnect)}
+	b := e.AppendRecord(nil)
+	b[offOwnerSource] = byte(events.OwnerNone)
+	if err := e.Decode(b); err != nil || e.Owner != (events.Owner{}) {
+		t.Errorf("owner %+v, %v", e.Owner, err)
+	}
+}
+
+func TestDecodeErrors(t *testing.T) {
+	before := randomEvent(rand.New(rand.NewPCG(3, 4)))
+	refuse := func(b []byte, want string) {
+		t.Helper()
+		e := before
+		if err := e.Decode(b); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want one with %q", err, want)
+		}
+		if e != before {
+			t.Errorf("the event has changed:\n%+v, want\n%+v", e, before)
+		}
+	}
+	refuse(nil, "0 bytes")
+	for n := range events.RecordSize {
+		refuse(make([]byte, n), "want 144")
+	}
+	for source := int(events.OwnerClose) + 1; source < 256; source++ {
+		b := make([]byte, events.RecordSize)
+		b[offOwnerSource] = byte(source)
+		refuse(b, "owner source")
+	}
+}
+
+func TestDecodeTakesLongerRecords(t *testing.T) {
+	want := randomEvent(rand.New(rand.NewPCG(5, 6)))
+	for _, n := range []int{1, 8, 1000} {
+		var e events.Event
+		b := append(want.AppendRecord(nil), bytes.Repeat([]byte{0xff}, n)...)
+		if err := e.Decode(b); err != nil || e != want {
+			t.Errorf("%d bytes more: %v", n, err)
+		}
+	}
+}
+
+func TestDecodeKeepsNoReference(t *testing.T) {
+	want := randomEvent(rand.New(rand.NewPCG(7, 8)))
+	b := want.AppendRecord(nil)
+	var e events.Event
+	if err := e.Decode(b); err != nil {
+		t.Fatal(err)
+	}
+	clear(b)
+	if e != want {
+		t.Error("the event changes with the bytes")
+	}
+}
+
+func TestDecodeDoesNotAllocate(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 10))
+	var b []byte
+	for range 100 {
+		e := randomEvent(r)
+		b = e.AppendRecord(b)
+	}
+	if n := testing.AllocsPerRun(10, func() {
+		var e events.Event
+		for i := 0; i < len(b); i += events.RecordSize {
+			if err := e.Decode(b[i:]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestSwapRecord(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 12))
+	for range 1000 {
+		e := randomEvent(r)
+		record := e.AppendRecord(nil)
+		b := bytes.Clone(record)
+		events.SwapRecord(b)
+
+		want := e
+		for _, p := range []*uint64{&want.Time, &want.Cookie, &want.Entered, &want.Cgroup, &want.BytesAcked, &want.BytesReceived} {
+			*p = bits.ReverseBytes64(*p)
+		}
+		for _, p := range []*uint32{&want.Generation, &want.Seq, &want.NetNS, &want.Owner.PID, &want.Owner.UID, &want.SRTT, &want.Retransmits} {
+			*p = bits.ReverseBytes32(*p)
+		}
+		want.Errno = int32(bits.ReverseBytes32(uint32(want.Errno)))
+		want.Local = netip.AddrPortFrom(want.Local.Addr(), bits.ReverseBytes16(want.Local.Port()))
+		want.Remote = netip.AddrPortFrom(want.Remote.Addr(), bits.ReverseBytes16(want.Remote.Port()))
+		want.Family = bits.ReverseBytes16(want.Family)
+		want.Flags = events.Flags(bits.ReverseBytes16(uint16(want.Flags)))
+		var got events.Event
+		if err := got.Decode(b); err != nil || got != want {
+			t.Fatalf("swapped\n%+v, %v, want\n%+v", got, err, want)
+		}
+
+		if events.SwapRecord(b); !bytes.Equal(b, record) {
+			t.Fatalf("swapped twice\n%x, want\n%x", b, record)
+		}
+	}
+}
+
+func TestSwapRecordOfAnotherLength(t *testing.T) {
+	short := bytes.Repeat([]byte{1, 2}, events.RecordSize/2)[:events.RecordSize-1]
+	before := bytes.Clone(short)
+	if events.SwapRecord(short); !bytes.Equal(short, before) {
+		t.Error("a short record has changed")
+	}
+	events.SwapRecord(nil)
+
+	long := bytes.Repeat([]byte{1, 2}, events.RecordSize)
+	if events.SwapRecord(long); !bytes.Equal(long[offPad:], bytes.Repeat([]byte{1, 2}, events.RecordSize)[offPad:]) {
+		t.Error("what is behind the fields has changed")
+	}
+}
+
+func TestEvidence(t *testing.T) {
+	for _, c := range []struct {
+		event events.Event
+		want  fsm.Evidence
+	}{
+		{events.Event{}, fsm.Evidence{}},
+		{events.Event{Errno: 104}, fsm.Evidence{Errno: 104}},
+		{events.Event{Flags: 1 << 0}, fsm.Evidence{Local: true}},
+		{events.Event{Flags: 1 << 1}, fsm.Evidence{Orphan: true}},
+		{events.Event{Flags: 1 << 2}, fsm.Evidence{Linger0: true}},
+		{events.Event{Flags: 1 << 3}, fsm.Evidence{Unread: true}},
+		{events.Event{Flags: 1 << 4}, fsm.Evidence{Linger2: true}},
+		{events.Event{Flags: 1 << 5}, fsm.Evidence{PeerFIN: true}},
+		{events.Event{Flags: 1 << 6}, fsm.Evidence{Unaccepted: true}},
+		{events.Event{Flags: ^events.Flags(1<<7 - 1)}, fsm.Evidence{}},
+		{events.Event{Shutdown: 1}, fsm.Evidence{}},
+		{events.Event{Shutdown: 2}, fsm.Evidence{}},
+		{events.Event{Shutdown: 3}, fsm.Evidence{ShutDown: true}},
+		{events.Event{Shutdown: 7}, fsm.Evidence{ShutDown: true}},
+	} {
+		if got := c.event.Evidence(); got != c.want {
+			t.Errorf("flags %#x, shutdown %d: %+v, want %+v", c.event.Flags, c.event.Shutdown, got, c.want)
+		}
+	}
+}
+
+func TestEndsPending(t *testing.T) {
+	for _, c := range []struct {
+		from, to            fsm.State
+		local, remote       string
+		pending, withRemote bool
+	}{
+		{fsm.Closed, fsm.SynSent, "10.0.0.1:0", "10.0.0.2:80", true, true},
+		{fsm.Closed, fsm.SynSent, "10.0.0.1:5000", "10.0.0.2:80", false, true}, // bound before
+		{fsm.Closed, fsm.Listen, "0.0.0.0:80", "0.0.0.0:0", false, false},
+		{fsm.Listen, fsm.Closed, "0.0.0.0:80", "0.0.0.0:0", false, false},
+		{fsm.Listen, fsm.SynRcvd, "[::]:80", "[::]:0", true, false},
+		{fsm.Listen, fsm.SynRcvd, "10.0.0.2:80", "10.0.0.1:5000", false, true},
+		{fsm.SynRcvd, fsm.Established, "10.0.0.2:80", "10.0.0.1:5000", false, true},
+		{fsm.Established, fsm.Closed, "10.0.0.2:0", "10.0.0.1:0", false, false},
+	} {
+		e := events.Event{From: c.from, To: c.to, Local: netip.MustParseAddrPort(c.local), Remote: netip.MustParseAddrPort(c.remote)}
+		if e.EndsPending() != c.pending || e.HasRemote() != c.withRemote {
+			t.Errorf("%v -> %v, %v, %v: pending %v, has a remote end %v", c.from, c.to, e.Local, e.Remote, e.EndsPending(), e.HasRemote())
+		}
+	}
+}
+
+func TestComm(t *testing.T) {
+	for _, c := range []struct{ name, want string }{
+		{"", ""},
+		{"curl", "curl"},
+		{"exactly15bytes!", "exactly15bytes!"},
+		{"this one is too long", "this one is too"},
+		{"a\x00b", "a"},
+		{"\xff\n", "\xff\n"},
+	} {
+		comm := events.MakeComm(c.name)
+		if got := string(comm.Bytes()); got != c.want {
+			t.Errorf("MakeComm(%q) holds %q, want %q", c.name, got, c.want)
+		}
+	}
+	full := events.Comm([]byte("0123456789abcdef")) // without a 0
+	if got := string(full.Bytes()); got != "0123456789abcdef" {
+		t.Errorf("a full name is %q", got)
+	}
+}
+
+func TestOwnerSource(t *testing.T) {
+	for source, want := range map[events.OwnerSource]string{
+		events.OwnerNone: "", events.OwnerConnect: "connect", events.OwnerListen: "listen", events.OwnerClose: "close",
+	} {
+		if source.String() != want {
+			t.Errorf("%d is %q, want %q", source, source, want)
+		}
+		o := events.Owner{Source: source}
+		if o.Known() != (source != events.OwnerNone) {
+			t.Errorf("owner by %q is known: %v", source, o.Known())
+		}
+	}
+}
+
+func TestLossReason(t *testing.T) {
+	for reason, want := range map[events.LossReason]string{
+		events.LossRingFull: "ringbuf_full", events.LossHistory: "history_unavailable", events.LossMissed: "missed",
+		0: "loss_0", 4: "loss_4", 255: "loss_255",
+	} {
+		if reason.String() != want {
+			t.Errorf("%d is %q, want %q", uint8(reason), reason, want)
+		}
+	}
+}
+
+func TestClock(t *testing.T) {
+	for _, c := range []struct {
+		offset int64
+		boot   uint64
+		want   string
+	}{
+		{0, 0, "1970-01-01T00:00:00Z"},
+		{1_767_225_600_000_000_000, 3_723_000_000_001, "2026-01-01T01:02:03.000000001Z"},
+		{-1_000_000_000, 1_500_000_000, "1970-01-01T00:00:00.5Z"},
+	} {
+		got := events.Clock{Offset: c.offset}.Time(c.boot)
+		if got.Format(time.RFC3339Nano) != c.want || got.Location() != time.UTC {
+			t.Errorf("%d after %d is %v, want %s", c.boot, c.offset, got, c.want)
+		}
+	}
+}
+
+// What decodes is written as it was, but for what no reader sees.
+func FuzzDecode(f *testing.F) {
+	for _, s := range eventstest.Scenarios() {
+		f.Add(eventstest.Records(s.Events[:1]))
+	}
+	f.Add([]byte{})
+	f.Add(bytes.Repeat([]byte{0xff}, events.RecordSize))
+	f.Add(make([]byte, events.RecordSize+1))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		before := events.Event{Cookie: 1}
+		e := before
+		if err := e.Decode(b); err != nil {
+			if e != before {
+				t.Fatal("the event has changed")
+			}
+			return
+		}
+		want := bytes.Clone(b[:events.RecordSize])
+		clear(want[offPad:])
+		if !e.Owner.Known() {
+			clear(want[60:68])        // pid, uid
+			clear(want[124 : 124+16]) // comm
+		}
+		if got := e.AppendRecord(nil); !bytes.Equal(got, want) {
+			t.Fatalf("decoded %+v, written as\n%x, want\n%x", e, got, want)
+		}
+		_ = e.From.String() + e.To.String() + e.Owner.Source.String()
+		fsm.Check(e.From, e.To, e.Evidence())
+	})
+}
+
+func BenchmarkDecode(b *testing.B) {
+	script := eventstest.New(eventstest.Start)
+	script.Churn(100)
+	records := eventstest.Records(script.Events())
+	b.ReportAllocs()
+	b.SetBytes(events.RecordSize)
+	var e events.Event
+	at := 0
+	for b.Loop() {
+		if err := e.Decode(records[at:]); err != nil {
+			b.Fatal(err)
+		}
+		if at += events.RecordSize; at == len(records) {
+			at = 0
+		}
+	}
+}
