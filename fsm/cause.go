@@ -112,7 +112,7 @@ func causeOf(from State, e Evidence) Cause {
 func (c Cause) aborts() bool { return c > CauseFinished }
 
 // rule returns what allows a socket in the state to be ended by the cause.
-func (c Cause) rule(from State) string {
+func (c Cause) rule(from State, e Evidence) string {
 	switch c {
 	case CauseRefused, CauseResetReceived:
 		if from == SynSent {
@@ -126,7 +126,9 @@ func (c Cause) rule(from State) string {
 	case CauseCancelled:
 		return "RFC 9293 3.10.4 CLOSE"
 	case CauseResetSent:
-		return "RFC 9293 3.6.1 CLOSE with data unread"
+		if e.Unread && !e.Linger0 {
+			return "RFC 9293 3.6.1 CLOSE with data unread"
+		}
 	}
 	return "RFC 9293 3.10.5 ABORT"
 }

@@ -68,7 +68,7 @@ func TestEnds(t *testing.T) {
 		{"retransmissions unanswered", fsm.Established, fsm.Evidence{Errno: 110}, fsm.Abort, fsm.CauseTimeout, "RFC 9293 3.10.8 USER TIMEOUT", timeout},
 		{"retransmissions unanswered, ICMP", fsm.Established, fsm.Evidence{Errno: 113}, fsm.Abort, fsm.CauseUnreachable, "RFC 9293 3.9.2.2 ICMP", unreachable},
 		{"ss -K", fsm.Established, fsm.Evidence{Errno: 103}, fsm.Abort, fsm.CauseDestroyed, "RFC 9293 3.10.5 ABORT", destroyed},
-		{"linger 0", fsm.Established, linger0, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.6.1 CLOSE with data unread", sentLinger0},
+		{"linger 0", fsm.Established, linger0, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.10.5 ABORT", sentLinger0},
 		{"unread", fsm.Established, unread, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.6.1 CLOSE with data unread", sentUnread},
 		{"connect(AF_UNSPEC)", fsm.Established, fsm.Evidence{Local: true}, fsm.Abort, fsm.CauseDisconnected, "RFC 9293 3.10.5 ABORT", disconnected},
 		{"connect(AF_UNSPEC) with data unread", fsm.Established, fsm.Evidence{Local: true, Unread: true}, fsm.Abort, fsm.CauseDisconnected, "RFC 9293 3.10.5 ABORT", disconnected},
@@ -79,13 +79,13 @@ func TestEnds(t *testing.T) {
 		{"an error of its own", fsm.Established, fsm.Evidence{Errno: 5}, fsm.Abort, fsm.CauseUnknown, "RFC 9293 3.10.5 ABORT", "ended by the kernel with errno 5"},
 
 		{"CLOSE_WAIT: RST", fsm.CloseWait, fsm.Evidence{Errno: 32, PeerFIN: true}, fsm.Abort, fsm.CauseResetReceived, "RFC 9293 3.10.7.4 RST", reset},
-		{"CLOSE_WAIT: linger 0", fsm.CloseWait, linger0, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.6.1 CLOSE with data unread", sentLinger0},
+		{"CLOSE_WAIT: linger 0", fsm.CloseWait, linger0, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.10.5 ABORT", sentLinger0},
 		{"CLOSE_WAIT: unread", fsm.CloseWait, unread, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.6.1 CLOSE with data unread", sentUnread},
 		{"CLOSE_WAIT: listener of a child closed", fsm.CloseWait, fsm.Evidence{Unaccepted: true, PeerFIN: true}, fsm.Abort, fsm.CauseListenerClosed, "RFC 9293 3.10.5 ABORT", unaccepted},
 
 		{"FIN_WAIT_1: orphan times out", fsm.FinWait1, fsm.Evidence{Errno: 110, Orphan: true, ShutDown: true}, fsm.Abort, fsm.CauseTimeout, "RFC 9293 3.10.8 USER TIMEOUT", timeout},
 		{"FIN_WAIT_1: RST", fsm.FinWait1, fsm.Evidence{Errno: 104, Orphan: true, ShutDown: true}, fsm.Abort, fsm.CauseResetReceived, "RFC 9293 3.10.7.4 RST", reset},
-		{"FIN_WAIT_1: closed after shutdown, linger 0", fsm.FinWait1, linger0, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.6.1 CLOSE with data unread", sentLinger0},
+		{"FIN_WAIT_1: closed after shutdown, linger 0", fsm.FinWait1, linger0, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.10.5 ABORT", sentLinger0},
 		{"FIN_WAIT_1: too many orphans", fsm.FinWait1, fsm.Evidence{Orphan: true, ShutDown: true}, fsm.Abort, fsm.CauseUnknown, "RFC 9293 3.10.5 ABORT", unknown},
 
 		{"FIN_WAIT_2: FIN", fsm.FinWait2, fsm.Evidence{Orphan: true, ShutDown: true, PeerFIN: true}, fsm.Linux, fsm.CauseFinished, "Linux tcp_time_wait", minisock},
@@ -94,9 +94,9 @@ func TestEnds(t *testing.T) {
 		{"FIN_WAIT_2: no evidence", fsm.FinWait2, fsm.Evidence{}, fsm.Linux, fsm.CauseFinished, "Linux tcp_time_wait", minisock},
 		{"FIN_WAIT_2: RST", fsm.FinWait2, fsm.Evidence{Errno: 104}, fsm.Abort, fsm.CauseResetReceived, "RFC 9293 3.10.7.4 RST", reset},
 		{"FIN_WAIT_2: closed after shutdown, unread", fsm.FinWait2, unread, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.6.1 CLOSE with data unread", sentUnread},
-		{"FIN_WAIT_2: closed after shutdown, linger 0", fsm.FinWait2, linger0, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.6.1 CLOSE with data unread", sentLinger0},
-		{"FIN_WAIT_2: not for orphans", fsm.FinWait2, linger2, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.6.1 CLOSE with data unread", sentLinger2},
-		{"FIN_WAIT_2: the same, on the ACK of its FIN", fsm.FinWait2, fsm.Evidence{Orphan: true, ShutDown: true, Linger2: true}, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.6.1 CLOSE with data unread", sentLinger2},
+		{"FIN_WAIT_2: closed after shutdown, linger 0", fsm.FinWait2, linger0, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.10.5 ABORT", sentLinger0},
+		{"FIN_WAIT_2: not for orphans", fsm.FinWait2, linger2, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.10.5 ABORT", sentLinger2},
+		{"FIN_WAIT_2: the same, on the ACK of its FIN", fsm.FinWait2, fsm.Evidence{Orphan: true, ShutDown: true, Linger2: true}, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.10.5 ABORT", sentLinger2},
 		{"FIN_WAIT_2: a negative TCP_LINGER2 is for orphans", fsm.FinWait2, fsm.Evidence{Linger2: true, PeerFIN: true}, fsm.Linux, fsm.CauseFinished, "Linux tcp_time_wait", minisock},
 
 		{"CLOSING: ACK", fsm.Closing, fsm.Evidence{Orphan: true, ShutDown: true, PeerFIN: true}, fsm.Linux, fsm.CauseFinished, "Linux tcp_time_wait", timeWait},

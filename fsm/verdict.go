@@ -71,7 +71,7 @@ func Check(from, to State, e Evidence) Judgement {
 	}
 	switch {
 	case c.abort != nil && (cause.aborts() || c.legal == nil && c.linux == nil):
-		return Judgement{Verdict: Abort, Rule: cause.rule(from), Reason: cause.words(e), Cause: cause}
+		return Judgement{Verdict: Abort, Rule: cause.rule(from, e), Reason: cause.words(e), Cause: cause}
 	case c.legal != nil:
 		return Judgement{Verdict: Legal, Rule: c.legal.Rule, Cause: cause}
 	case c.linux != nil:
