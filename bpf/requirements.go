@@ -59,6 +59,11 @@ func Requirements() []Requirement {
 			Remedy:  older,
 		}, false, haveTracepoint},
 		{Requirement{
+			Name:    "BPF tracing programs on tracepoints",
+			Purpose: "seeing the transitions",
+			Remedy:  older,
+		}, true, func() error { return tryLoad(nil) }},
+		{Requirement{
 			Name:    "BPF ring buffer",
 			Purpose: "streaming records",
 			Remedy:  older,
@@ -185,8 +190,6 @@ func haveHelper(fn asm.BuiltinFunc) error {
 	return tryLoad(asm.Instructions{
 		asm.LoadMem(asm.R1, asm.R1, 0, asm.DWord),
 		fn.Call(),
-		asm.Mov.Imm(asm.R0, 0),
-		asm.Return(),
 	})
 }
 
@@ -206,18 +209,17 @@ func haveStorageHelper() error {
 		asm.Mov.Imm(asm.R3, 0),
 		asm.Mov.Imm(asm.R4, 0),
 		asm.FnSkStorageGet.Call(),
-		asm.Mov.Imm(asm.R0, 0),
-		asm.Return(),
 	})
 }
 
+// tryLoad loads a program on the tracepoint that runs the code and returns.
 func tryLoad(code asm.Instructions) error {
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Type:         ebpf.Tracing,
 		AttachType:   ebpf.AttachTraceRawTp,
 		AttachTo:     tracepoint,
 		License:      "Dual BSD/GPL",
-		Instructions: code,
+		Instructions: append(code, asm.Mov.Imm(asm.R0, 0), asm.Return()),
 	})
 	if err != nil {
 		return err
