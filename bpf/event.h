@@ -55,11 +55,12 @@ struct event {
 	__u8 pad[4];
 };
 
-/* Why a record, or what belongs into it, is missing. */
-enum loss {
-	LOSS_RINGBUF_FULL, /* no room: the reader is behind */
-	LOSS_HISTORY,      /* no memory for a socket's history: record sent without it */
-	LOSS_REASONS,
+/* What is counted, on each CPU. */
+enum counter {
+	COUNT_RINGBUF_FULL, /* records that found no room: the reader is behind */
+	COUNT_NO_HISTORY,   /* records sent without history: no memory for it */
+	COUNT_RESCUED,      /* transitions that set_state_again took for set_state */
+	COUNTERS,
 };
 
 #endif

@@ -53,7 +53,8 @@ struct history {
 	__u64 entered; /* when `state` was entered; 0: not seen */
 	__u32 generation;
 	__u32 seq;
-	__u8 state; /* 0: nothing seen yet */
+	__u8 state;  /* 0: nothing seen yet */
+	bool stayed; /* the last step led from the state to itself, and was taken */
 	struct owner owner;
 };
 
@@ -67,10 +68,10 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, LOSS_REASONS);
+	__uint(max_entries, COUNTERS);
 	__type(key, __u32);
 	__type(value, __u64);
-} losses SEC(".maps");
+} counters SEC(".maps");
 
 /* By port number, enum port_filter bits. Sized by the loader when used. */
 struct {
@@ -89,12 +90,12 @@ struct {
 
 /* ---- helpers ---- */
 
-static __always_inline void count_loss(__u32 reason)
+static __always_inline void count(__u32 what, __s64 n)
 {
-	__u64 *count = bpf_map_lookup_elem(&losses, &reason);
+	__u64 *counter = bpf_map_lookup_elem(&counters, &what);
 
-	if (count)
-		*count += 1;
+	if (counter)
+		*counter += n;
 }
 
 static __always_inline __u64 cgroup_of(struct sock *sk)
@@ -246,7 +247,23 @@ static __always_inline __u64 remember(struct history *h, __u8 from, __u8 to, __u
 	if (from != to)
 		h->entered = now;
 	h->state = to;
+	h->stayed = from == to;
 	return entered;
+}
+
+/* Whether set_state has taken this step already. */
+static __always_inline bool taken(struct sock *sk, __u8 from, __u8 to)
+{
+	struct history *h = bpf_sk_storage_get(&histories, sk, NULL, 0);
+	bool stayed;
+
+	if (!h)
+		return false;
+	if (from != to)
+		return h->state == to;
+	stayed = h->stayed;
+	h->stayed = false;
+	return stayed;
 }
 
 static __always_inline bool flag_set(struct sock *sk, int bit)
@@ -321,10 +338,8 @@ static __always_inline __u64 wakeup_flags(void)
 
 /* ---- programs ---- */
 
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(set_state, struct sock *sk, int oldstate, int newstate)
+static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second)
 {
-	__u8 from = oldstate, to = newstate;
 	__u64 now, cgroup, entered = 0;
 	struct history *h;
 	struct tcp_sock *tp;
@@ -334,6 +349,11 @@ int BPF_PROG(set_state, struct sock *sk, int oldstate, int newstate)
 
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
+	if (second) {
+		if (taken(sk, from, to))
+			return 0;
+		count(COUNT_RESCUED, 1);
+	}
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return 0;
@@ -345,12 +365,17 @@ int BPF_PROG(set_state, struct sock *sk, int oldstate, int newstate)
 
 	/* Kept up for every socket: what is filtered today may pass tomorrow. */
 	h = bpf_sk_storage_get(&histories, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!h && !second) {
+		/* Without history the second cannot know what is taken: its turn. */
+		count(COUNT_RESCUED, -1);
+		return 0;
+	}
 	if (h) {
 		entered = remember(h, from, to, now);
 		if (sk->sk_lock.owned)
 			update_owner(&h->owner, from, to);
 	} else {
-		count_loss(LOSS_HISTORY);
+		count(COUNT_NO_HISTORY, 1);
 	}
 	if (!wanted)
 		return 0;
@@ -359,7 +384,7 @@ int BPF_PROG(set_state, struct sock *sk, int oldstate, int newstate)
 
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e) {
-		count_loss(LOSS_RINGBUF_FULL);
+		count(COUNT_RINGBUF_FULL, 1);
 		return 0;
 	}
 	__builtin_memset(e, 0, sizeof(*e));
@@ -382,4 +407,21 @@ int BPF_PROG(set_state, struct sock *sk, int oldstate, int newstate)
 		fill_history(e, h);
 	bpf_ringbuf_submit(e, wakeup_flags());
 	return 0;
+}
+
+/*
+ * The kernel does not run a program that is running on the CPU already, and a
+ * softirq that interrupts it may bring hundreds of transitions. So there are
+ * two, of which the second takes what the first was not run for.
+ */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(set_state, struct sock *sk, int oldstate, int newstate)
+{
+	return take(sk, oldstate, newstate, false);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(set_state_again, struct sock *sk, int oldstate, int newstate)
+{
+	return take(sk, oldstate, newstate, true);
 }

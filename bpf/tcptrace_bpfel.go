@@ -16,17 +16,18 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	tcptraceMapCgroups       = "cgroups"
-	tcptraceMapEvents        = "events"
-	tcptraceMapHistories     = "histories"
-	tcptraceMapLosses        = "losses"
-	tcptraceMapPorts         = "ports"
-	tcptraceProgSetState     = "set_state"
-	tcptraceVarFilterCgroups = "filter_cgroups"
-	tcptraceVarFilterFamily  = "filter_family"
-	tcptraceVarFilterNetns   = "filter_netns"
-	tcptraceVarFilterPorts   = "filter_ports"
-	tcptraceVarWakeupBytes   = "wakeup_bytes"
+	tcptraceMapCgroups        = "cgroups"
+	tcptraceMapCounters       = "counters"
+	tcptraceMapEvents         = "events"
+	tcptraceMapHistories      = "histories"
+	tcptraceMapPorts          = "ports"
+	tcptraceProgSetState      = "set_state"
+	tcptraceProgSetStateAgain = "set_state_again"
+	tcptraceVarFilterCgroups  = "filter_cgroups"
+	tcptraceVarFilterFamily   = "filter_family"
+	tcptraceVarFilterNetns    = "filter_netns"
+	tcptraceVarFilterPorts    = "filter_ports"
+	tcptraceVarWakeupBytes    = "wakeup_bytes"
 )
 
 // loadTcptrace returns the embedded CollectionSpec for tcptrace.
@@ -71,7 +72,8 @@ type tcptraceSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcptraceProgramSpecs struct {
-	SetState *ebpf.ProgramSpec `ebpf:"set_state"`
+	SetState      *ebpf.ProgramSpec `ebpf:"set_state"`
+	SetStateAgain *ebpf.ProgramSpec `ebpf:"set_state_again"`
 }
 
 // tcptraceMapSpecs contains maps before they are loaded into the kernel.
@@ -79,9 +81,9 @@ type tcptraceProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcptraceMapSpecs struct {
 	Cgroups   *ebpf.MapSpec `ebpf:"cgroups"`
+	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
 	Histories *ebpf.MapSpec `ebpf:"histories"`
-	Losses    *ebpf.MapSpec `ebpf:"losses"`
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
 }
 
@@ -117,18 +119,18 @@ func (o *tcptraceObjects) Close() error {
 // It can be passed to loadTcptraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcptraceMaps struct {
 	Cgroups   *ebpf.Map `ebpf:"cgroups"`
+	Counters  *ebpf.Map `ebpf:"counters"`
 	Events    *ebpf.Map `ebpf:"events"`
 	Histories *ebpf.Map `ebpf:"histories"`
-	Losses    *ebpf.Map `ebpf:"losses"`
 	Ports     *ebpf.Map `ebpf:"ports"`
 }
 
 func (m *tcptraceMaps) Close() error {
 	return _TcptraceClose(
 		m.Cgroups,
+		m.Counters,
 		m.Events,
 		m.Histories,
-		m.Losses,
 		m.Ports,
 	)
 }
@@ -148,12 +150,14 @@ type tcptraceVariables struct {
 //
 // It can be passed to loadTcptraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcptracePrograms struct {
-	SetState *ebpf.Program `ebpf:"set_state"`
+	SetState      *ebpf.Program `ebpf:"set_state"`
+	SetStateAgain *ebpf.Program `ebpf:"set_state_again"`
 }
 
 func (p *tcptracePrograms) Close() error {
 	return _TcptraceClose(
 		p.SetState,
+		p.SetStateAgain,
 	)
 }
 

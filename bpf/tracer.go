@@ -59,7 +59,7 @@ type Losses struct {
 	// time), because the kernel had no memory for it.
 	History uint64
 	// Missed counts transitions that the kernel passed over, because they
-	// interrupted the program on the same CPU.
+	// interrupted both programs on the same CPU.
 	Missed uint64
 }
 
@@ -67,7 +67,7 @@ type Losses struct {
 // goroutine at a time.
 type Tracer struct {
 	objects tcptraceObjects
-	link    link.Link
+	links   []link.Link
 	reader  *ringbuf.Reader
 	record  ringbuf.Record
 }
@@ -117,8 +117,13 @@ func open(o *Options) (_ *Tracer, err error) {
 		return nil, fmt.Errorf("open the ring buffer: %w", err)
 	}
 	t.reader.SetDeadline(time.Now().Add(pollInterval))
-	if t.link, err = link.AttachTracing(link.TracingOptions{Program: t.objects.SetState}); err != nil {
-		return nil, fmt.Errorf("attach to sock:inet_sock_set_state: %w", err)
+	// In this order: the second takes what the kernel did not run the first for.
+	for _, program := range []*ebpf.Program{t.objects.SetState, t.objects.SetStateAgain} {
+		l, err := link.AttachTracing(link.TracingOptions{Program: program})
+		if err != nil {
+			return nil, fmt.Errorf("attach to sock:inet_sock_set_state: %w", err)
+		}
+		t.links = append(t.links, l)
 	}
 	return t, nil
 }
@@ -215,7 +220,7 @@ func (t *Tracer) Read() ([]byte, error) {
 // Stop detaches from the kernel and lets Read run to its end. It may be called
 // once only.
 func (t *Tracer) Stop() error {
-	if err := t.link.Close(); err != nil {
+	if err := t.detach(); err != nil {
 		return fmt.Errorf("detach from sock:inet_sock_set_state: %w", err)
 	}
 	if err := t.reader.Flush(); err != nil {
@@ -224,32 +229,42 @@ func (t *Tracer) Stop() error {
 	return nil
 }
 
+func (t *Tracer) detach() error {
+	var errs []error
+	for _, l := range t.links {
+		errs = append(errs, l.Close())
+	}
+	t.links = nil
+	return errors.Join(errs...)
+}
+
 // Losses returns what has been lost so far.
 func (t *Tracer) Losses() (Losses, error) {
+	// Read before what was rescued of it, which may only be more then.
+	first, err := t.objects.SetState.Stats()
+	if err != nil {
+		return Losses{}, fmt.Errorf("read the program's statistics: %w", err)
+	}
 	var l Losses
-	for reason, count := range []*uint64{&l.RingFull, &l.History} { // as enum loss of event.h
+	var rescued uint64
+	for what, count := range []*uint64{&l.RingFull, &l.History, &rescued} { // as enum counter of event.h
 		var perCPU []uint64
-		if err := t.objects.Losses.Lookup(uint32(reason), &perCPU); err != nil {
-			return Losses{}, fmt.Errorf("read the loss counters: %w", err)
+		if err := t.objects.Counters.Lookup(uint32(what), &perCPU); err != nil {
+			return Losses{}, fmt.Errorf("read the counters: %w", err)
 		}
 		for _, n := range perCPU {
 			*count += n
 		}
 	}
-	info, err := t.objects.SetState.Stats()
-	if err != nil {
-		return Losses{}, fmt.Errorf("read the program's statistics: %w", err)
+	if missed := int64(first.RecursionMisses - rescued); missed > 0 {
+		l.Missed = uint64(missed)
 	}
-	l.Missed = info.RecursionMisses
 	return l, nil
 }
 
 // Close detaches and frees everything. Read must not be running.
 func (t *Tracer) Close() error {
-	var errs []error
-	if t.link != nil {
-		errs = append(errs, t.link.Close())
-	}
+	errs := []error{t.detach()}
 	if t.reader != nil {
 		errs = append(errs, t.reader.Close())
 	}

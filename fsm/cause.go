@@ -90,9 +90,14 @@ func causeOf(from State, e Evidence) Cause {
 	case Closed, Listen, LastAck, Closing, TimeWait:
 		return CauseFinished
 	case FinWait2:
-		// Only a FIN turns it into TIME_WAIT; without one, close may reset.
-		if e.Linger2 && e.Orphan || !e.PeerFIN && e.Local && e.ShutDown && (e.Unread || e.Linger0) {
+		// Only a FIN turns it into TIME_WAIT; without one, close may reset and
+		// connect disconnect it.
+		switch {
+		case e.Linger2 && e.Orphan,
+			!e.PeerFIN && e.Local && e.ShutDown && (e.Unread || e.Linger0):
 			return CauseResetSent
+		case !e.PeerFIN && e.Local && !e.ShutDown:
+			return CauseDisconnected
 		}
 		return CauseFinished
 	}

@@ -215,7 +215,7 @@ func (f *traceFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) 
 func (f *traceFlags) announce(cmd *cobra.Command, log *slog.Logger, l *live) {
 	log.Info("attached to sock:inet_sock_set_state", "clock_offset", l.clock.Offset)
 	if f.format == "text" {
-		cmd.PrintErrln("tcptrace: tracing every TCP socket of this host; Ctrl-C ends it")
+		cmd.PrintErrln("tcptrace: tracing TCP state transitions; Ctrl-C ends it")
 	}
 }
 
