@@ -95,6 +95,7 @@ func TestEnds(t *testing.T) {
 		{"FIN_WAIT_2: RST", fsm.FinWait2, fsm.Evidence{Errno: 104}, fsm.Abort, fsm.CauseResetReceived, "RFC 9293 3.10.7.4 RST", reset},
 		{"FIN_WAIT_2: closed after shutdown, unread", fsm.FinWait2, unread, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.6.1 CLOSE with data unread", sentUnread},
 		{"FIN_WAIT_2: closed after shutdown, linger 0", fsm.FinWait2, linger0, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.10.5 ABORT", sentLinger0},
+		{"FIN_WAIT_2: disconnected", fsm.FinWait2, fsm.Evidence{Local: true}, fsm.Abort, fsm.CauseDisconnected, "RFC 9293 3.10.5 ABORT", "disconnected by the process: connect(AF_UNSPEC)"},
 		{"FIN_WAIT_2: not for orphans", fsm.FinWait2, linger2, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.10.5 ABORT", sentLinger2},
 		{"FIN_WAIT_2: the same, on the ACK of its FIN", fsm.FinWait2, fsm.Evidence{Orphan: true, ShutDown: true, Linger2: true}, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.10.5 ABORT", sentLinger2},
 		{"FIN_WAIT_2: a negative TCP_LINGER2 is for orphans", fsm.FinWait2, fsm.Evidence{Linger2: true, PeerFIN: true}, fsm.Linux, fsm.CauseFinished, "Linux tcp_time_wait", minisock},
