@@ -53,8 +53,9 @@ struct history {
 	__u64 entered; /* when `state` was entered; 0: not seen */
 	__u32 generation;
 	__u32 seq;
-	__u8 state;  /* 0: nothing seen yet */
-	bool stayed; /* the last step led from the state to itself, and was taken */
+	__u8 state;   /* 0: nothing seen yet */
+	bool stayed;  /* the last step led from the state to itself, and was taken */
+	bool pending; /* it was sent without an end that was not assigned yet */
 	struct owner owner;
 };
 
@@ -312,6 +313,17 @@ static __always_inline void fill_ends(struct event *e, struct sock_common *skc, 
 	e->family = skc->skc_family;
 }
 
+/*
+ * Whether an end is not assigned yet that the socket's next step shows, which
+ * is sent as well, so that user space can decide about both.
+ */
+static __always_inline bool ends_pending(struct sock *sk, __u8 from, __u8 to, __u16 lport)
+{
+	if (from == TCP_CLOSE && to == TCP_SYN_SENT)
+		return !lport;
+	return from == TCP_LISTEN && to == TCP_SYN_RECV && !sk->__sk_common.skc_dport;
+}
+
 static __always_inline void fill_history(struct event *e, const struct history *h)
 {
 	e->generation = h->generation;
@@ -374,13 +386,14 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 		entered = remember(h, from, to, now);
 		if (sk->sk_lock.owned)
 			update_owner(&h->owner, from, to);
+		wanted = wanted || h->pending;
+		h->pending = wanted && ends_pending(sk, from, to, lport);
+		h->seq += wanted; /* also for a record that finds no room: a hole */
 	} else {
 		count(COUNT_NO_HISTORY, 1);
 	}
 	if (!wanted)
 		return 0;
-	if (h)
-		h->seq++; /* also for a record that finds no room: a hole */
 
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e) {
