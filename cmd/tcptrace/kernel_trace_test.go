@@ -40,7 +40,7 @@ type tracing struct {
 // arguments. It returns when the tracer is attached.
 func trace(ns *netns, args ...string) *tracing {
 	ns.t.Helper()
-	const roomKiB = 256 // enough for a handful of connections
+	const roomKiB = 8 << 10 // enough for what the host does beside the test
 	return traceMany(ns, roomKiB, args...)
 }
 
