@@ -20,11 +20,11 @@ help: ## list the targets
 
 .PHONY: build
 build: ## build bin/tcptrace, static, needing nothing but Go
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/tcptrace ./cmd/tcptrace
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/tcptrace ./cmd/tcptrace
 
 .PHONY: run
 run: build ## build and trace this host; ARGS='-o json --duration 5s' passes arguments
-	./bin/tcptrace $(ARGS)
+	@./bin/tcptrace $(ARGS)
 
 .PHONY: test
 test: ## all tests; those of the kernel side run as root, elsewhere they are skipped
