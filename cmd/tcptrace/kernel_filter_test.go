@@ -124,9 +124,8 @@ func TestKernelPortFilterForgets(t *testing.T) {
 	requireKernel(t)
 	inNetNS(t, func(ns *netns) {
 		tr := traceMany(ns, 32<<10, "-L", "50000-50999")
+		ns.sysctl("ipv4/ip_local_port_range", "40000 49999") // the listener's port too
 		listener := ns.listen(ns.v4(1))
-
-		ns.sysctl("ipv4/ip_local_port_range", "40000 49999")
 		vacant := sockaddr(netip.AddrPortFrom(ns.v4(1), 1))
 		ns.do(func() error {
 			for range maxHeld + 10 {
