@@ -500,11 +500,8 @@ func (s skews) String() string {
 // path writes the states of a life: "CLOSED LISTEN CLOSED".
 func (l *life) path() string {
 	states := []string{l.steps[0].from.String()}
-	for i, s := range l.steps {
-		if i > 0 && s.from != l.steps[i-1].to {
-			states = append(states, "?", s.from.String())
-		}
-		states = append(states, s.to.String())
+	for i := range l.steps {
+		states = append(states, l.steps[i].to.String())
 	}
 	return strings.Join(states, " ")
 }
