@@ -53,6 +53,7 @@ struct history {
 	__u64 entered; /* when `state` was entered; 0: not seen */
 	__u32 generation;
 	__u32 seq;
+	__u64 born;   /* when a child was, whose birth is still to be sent; 0: none */
 	__u8 state;   /* 0: nothing seen yet */
 	bool stayed;  /* the last step led from the state to itself, and was taken */
 	bool pending; /* it was sent without an end that was not assigned yet */
@@ -96,7 +97,7 @@ static __always_inline void count(__u32 what, __s64 n)
 	__u64 *counter = bpf_map_lookup_elem(&counters, &what);
 
 	if (counter)
-		*counter += n;
+		__sync_fetch_and_add(counter, n); /* the two programs may nest */
 }
 
 static __always_inline __u64 cgroup_of(struct sock *sk)
@@ -314,14 +315,12 @@ static __always_inline void fill_ends(struct event *e, struct sock_common *skc, 
 }
 
 /*
- * Whether an end is not assigned yet that the socket's next step shows, which
+ * Whether the port is not assigned yet, which the socket's next step shows: that
  * is sent as well, so that user space can decide about both.
  */
-static __always_inline bool ends_pending(struct sock *sk, __u8 from, __u8 to, __u16 lport)
+static __always_inline bool port_pending(__u8 from, __u8 to, __u16 lport)
 {
-	if (from == TCP_CLOSE && to == TCP_SYN_SENT)
-		return !lport;
-	return from == TCP_LISTEN && to == TCP_SYN_RECV && !sk->__sk_common.skc_dport;
+	return from == TCP_CLOSE && to == TCP_SYN_SENT && !lport;
 }
 
 static __always_inline void fill_history(struct event *e, const struct history *h)
@@ -348,6 +347,40 @@ static __always_inline __u64 wakeup_flags(void)
 	return BPF_RB_NO_WAKEUP;
 }
 
+static __always_inline void send(struct sock *sk, struct tcp_sock *tp, struct history *h,
+                                 __u16 lport, __u64 cgroup, __u8 from, __u8 to, __u64 now,
+                                 __u64 entered)
+{
+	struct event *e;
+
+	if (h)
+		h->seq++; /* also for a record that finds no room: a hole */
+	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	if (!e) {
+		count(COUNT_RINGBUF_FULL, 1);
+		return;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->time = now;
+	e->cookie = bpf_get_socket_cookie(sk);
+	e->entered = entered;
+	e->cgroup = cgroup;
+	e->bytes_acked = tp->bytes_acked;
+	e->bytes_received = tp->bytes_received;
+	e->netns = sk->__sk_common.skc_net.net->ns.inum;
+	e->srtt_us = tp->srtt_us >> 3;
+	e->retransmits = tp->total_retrans;
+	e->error = sk->sk_err;
+	e->flags = evidence(sk, tp);
+	e->from = from;
+	e->to = to;
+	e->shutdown = sk->sk_shutdown;
+	fill_ends(e, &sk->__sk_common, lport);
+	if (h)
+		fill_history(e, h);
+	bpf_ringbuf_submit(e, wakeup_flags());
+}
+
 /* ---- programs ---- */
 
 static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second)
@@ -355,7 +388,6 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 	__u64 now, cgroup, entered = 0;
 	struct history *h;
 	struct tcp_sock *tp;
-	struct event *e;
 	__u16 lport;
 	bool wanted;
 
@@ -386,39 +418,27 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 		entered = remember(h, from, to, now);
 		if (sk->sk_lock.owned)
 			update_owner(&h->owner, from, to);
+		/*
+		 * Up to 6.14 or so a child is born before it has ends, and is
+		 * named anew after that (inet_csk_clone_lock): its birth is
+		 * sent with its next step.
+		 */
+		if (from == TCP_LISTEN && to == TCP_SYN_RECV && !sk->__sk_common.skc_dport) {
+			h->born = now;
+			return 0;
+		}
 		wanted = wanted || h->pending;
-		h->pending = wanted && ends_pending(sk, from, to, lport);
-		h->seq += wanted; /* also for a record that finds no room: a hole */
+		h->pending = wanted && port_pending(from, to, lport);
 	} else {
 		count(COUNT_NO_HISTORY, 1);
 	}
 	if (!wanted)
 		return 0;
-
-	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
-	if (!e) {
-		count(COUNT_RINGBUF_FULL, 1);
-		return 0;
+	if (h && h->born) {
+		send(sk, tp, h, lport, cgroup, TCP_LISTEN, TCP_SYN_RECV, h->born, 0);
+		h->born = 0;
 	}
-	__builtin_memset(e, 0, sizeof(*e));
-	e->time = now;
-	e->cookie = bpf_get_socket_cookie(sk);
-	e->entered = entered;
-	e->cgroup = cgroup;
-	e->bytes_acked = tp->bytes_acked;
-	e->bytes_received = tp->bytes_received;
-	e->netns = sk->__sk_common.skc_net.net->ns.inum;
-	e->srtt_us = tp->srtt_us >> 3;
-	e->retransmits = tp->total_retrans;
-	e->error = sk->sk_err;
-	e->flags = evidence(sk, tp);
-	e->from = from;
-	e->to = to;
-	e->shutdown = sk->sk_shutdown;
-	fill_ends(e, &sk->__sk_common, lport);
-	if (h)
-		fill_history(e, h);
-	bpf_ringbuf_submit(e, wakeup_flags());
+	send(sk, tp, h, lport, cgroup, from, to, now, entered);
 	return 0;
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/bits"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -231,7 +232,8 @@ func (t *Tracer) Stop() error {
 
 func (t *Tracer) detach() error {
 	var errs []error
-	for _, l := range t.links {
+	// The second first: alone it would take everything for missed.
+	for _, l := range slices.Backward(t.links) {
 		errs = append(errs, l.Close())
 	}
 	t.links = nil
