@@ -39,6 +39,16 @@ func createRecording(name string) (*os.File, error) {
 	return os.OpenFile(name, os.O_WRONLY, 0)
 }
 
+// abandon closes a file of createRecording in which nothing will be recorded. A
+// regular one was made there, and goes; a device or pipe was there before.
+func abandon(file *os.File) error {
+	info, err := file.Stat()
+	if err == nil && info.Mode().IsRegular() {
+		err = os.Remove(file.Name())
+	}
+	return errors.Join(err, file.Close())
+}
+
 func newRecording(file *os.File, l *live) (*recording, error) {
 	header, err := l.header()
 	if err != nil {

@@ -201,7 +201,7 @@ func (f *traceFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) 
 	}
 	if err != nil {
 		if file != nil {
-			err = errors.Join(err, file.Close(), os.Remove(f.write))
+			err = errors.Join(err, abandon(file))
 		}
 		if l != nil {
 			err = errors.Join(err, l.Close())
