@@ -56,7 +56,7 @@ struct history {
 	__u64 born;   /* when a child was, whose birth is still to be sent; 0: none */
 	__u8 state;   /* 0: nothing seen yet */
 	bool stayed;  /* the last step led from the state to itself, and was taken */
-	bool pending; /* it was sent without an end that was not assigned yet */
+	bool pending; /* it was sent without the port, which was not assigned yet */
 	struct owner owner;
 };
 

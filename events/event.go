@@ -153,7 +153,7 @@ func (e *Event) EndsPending() bool {
 	case e.From == fsm.Closed && e.To == fsm.SynSent:
 		return e.Local.Port() == 0
 	case e.From == fsm.Listen && e.To == fsm.SynRcvd:
-		return e.Remote.Port() == 0
+		return !e.HasRemote()
 	}
 	return false
 }
