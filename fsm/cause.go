@@ -24,6 +24,21 @@ type Evidence struct {
 	Unread bool
 	// PeerFIN: the peer's FIN had arrived.
 	PeerFIN bool
+
+	// ResetSent: the kernel sent a reset with this end; ResetReason is its name
+	// for why, "" where it gives none (enum sk_rst_reason).
+	ResetSent   bool
+	ResetReason string
+
+	// Minisock: a minisock took over from the socket.
+	Minisock bool
+	// End is why a minisock or the request of a handshake ended.
+	End End
+	// Skipped: where TIME_WAIT should begin no minisock was made, though all
+	// are followed. If Counted, the network namespace had so many Minisocks, and
+	// MinisockLimit (net.ipv4.tcp_max_tw_buckets).
+	Skipped, Counted         bool
+	Minisocks, MinisockLimit uint32
 }
 
 // Cause is why a connection came to its end.
@@ -44,6 +59,30 @@ const (
 	CauseListenerClosed
 	CauseUnknown
 )
+
+var causeNames = [...]string{
+	CauseNone: "none", CauseFinished: "finished", CauseResetReceived: "reset_received", CauseResetSent: "reset_sent",
+	CauseTimeout: "timeout", CauseRefused: "refused", CauseUnreachable: "unreachable", CauseCancelled: "cancelled",
+	CauseDisconnected: "disconnected", CauseDestroyed: "destroyed", CauseListenerClosed: "listener_closed",
+	CauseUnknown: "unknown",
+}
+
+// Causes returns all causes.
+func Causes() []Cause {
+	list := make([]Cause, 0, len(causeNames)-1)
+	for c := CauseFinished; int(c) < len(causeNames); c++ {
+		list = append(list, c)
+	}
+	return list
+}
+
+// String returns the name used in JSON.
+func (c Cause) String() string {
+	if int(c) >= len(causeNames) {
+		return causeNames[CauseUnknown]
+	}
+	return causeNames[c]
+}
 
 // The errors by which Linux ends connections, as numbered where tcptrace runs
 // (include/uapi/asm-generic/errno.h).
@@ -72,6 +111,9 @@ func causeOf(from State, e Evidence) Cause {
 	case errCONNREFUSED:
 		return CauseRefused
 	case errCONNRESET, errPIPE:
+		if e.ResetSent { // data for a socket that is closed: tcp_reset runs here, too
+			return CauseResetSent
+		}
 		return CauseResetReceived
 	case errTIMEDOUT:
 		return CauseTimeout
@@ -87,7 +129,12 @@ func causeOf(from State, e Evidence) Cause {
 	switch from {
 	case SynSent:
 		return CauseCancelled
-	case Closed, Listen, LastAck, Closing, TimeWait:
+	case Closed, Listen, TimeWait:
+		return CauseFinished
+	case LastAck, Closing:
+		if e.ResetSent {
+			return CauseResetSent
+		}
 		return CauseFinished
 	case FinWait2:
 		// Only a FIN turns it into TIME_WAIT; without one, close may reset and
@@ -98,6 +145,8 @@ func causeOf(from State, e Evidence) Cause {
 			return CauseResetSent
 		case !e.PeerFIN && e.Local && !e.ShutDown:
 			return CauseDisconnected
+		case e.ResetSent:
+			return CauseResetSent
 		}
 		return CauseFinished
 	}
@@ -109,6 +158,8 @@ func causeOf(from State, e Evidence) Cause {
 		return CauseResetSent
 	case e.Local && !e.ShutDown:
 		return CauseDisconnected
+	case e.ResetSent:
+		return CauseResetSent
 	}
 	return CauseUnknown
 }
@@ -131,7 +182,7 @@ func (c Cause) rule(from State, e Evidence) string {
 	case CauseCancelled:
 		return "RFC 9293 3.10.4 CLOSE"
 	case CauseResetSent:
-		if e.Unread && !e.Linger0 {
+		if e.Unread && e.Local && !e.Linger0 {
 			return "RFC 9293 3.6.1 CLOSE with data unread"
 		}
 	}
@@ -161,10 +212,20 @@ func (c Cause) words(e Evidence) string {
 		switch {
 		case e.Linger0:
 			return "closed with SO_LINGER 0: reset sent"
-		case e.Unread:
+		case e.Unread && e.Local:
 			return "closed with received data unread: reset sent"
+		case e.Linger2 && e.Orphan:
+			return "closed with a negative TCP_LINGER2: reset sent"
 		}
-		return "closed with a negative TCP_LINGER2: reset sent"
+		switch e.ResetReason {
+		case "TCP_ABORT_ON_MEMORY":
+			return "too many orphans (net.ipv4.tcp_max_orphans), or memory short: reset sent"
+		case "TCP_ABORT_ON_DATA":
+			return "data came after the process had closed: reset sent"
+		case "":
+			return "reset sent"
+		}
+		return "reset sent: " + e.ResetReason
 	}
 	if e.Errno != 0 {
 		return fmt.Sprintf("ended by the kernel with errno %d", e.Errno)

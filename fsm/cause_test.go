@@ -1,6 +1,7 @@
 package fsm_test
 
 import (
+	"slices"
 	"testing"
 
 	"tcptrace/fsm"
@@ -120,6 +121,98 @@ func TestEnds(t *testing.T) {
 				t.Errorf("%v -> CLOSED with %+v:\n%+v, want\n%+v", c.from, c.evidence, got, want)
 			}
 		})
+	}
+}
+
+// A reset that the kernel sends, where it says so, and its own reason.
+func TestResetSent(t *testing.T) {
+	const (
+		abort  = "RFC 9293 3.10.5 ABORT"
+		unread = "RFC 9293 3.6.1 CLOSE with data unread"
+	)
+	orphan := fsm.Evidence{Orphan: true, ShutDown: true, ResetSent: true}
+	closing := fsm.Evidence{Local: true, Orphan: true, ShutDown: true, ResetSent: true}
+	with := func(e fsm.Evidence, reason string, change func(*fsm.Evidence)) fsm.Evidence {
+		e.ResetReason = reason
+		if change != nil {
+			change(&e)
+		}
+		return e
+	}
+	for _, c := range []struct {
+		name     string
+		from     fsm.State
+		evidence fsm.Evidence
+		rule     string
+		reason   string
+	}{
+		{"too many orphans", fsm.FinWait1, with(orphan, "TCP_ABORT_ON_MEMORY", nil), abort, "too many orphans (net.ipv4.tcp_max_orphans), or memory short: reset sent"},
+		{"data after close", fsm.FinWait1, with(orphan, "TCP_ABORT_ON_DATA", nil), abort, "data came after the process had closed: reset sent"},
+		{"data after close, unread", fsm.FinWait1, with(orphan, "TCP_ABORT_ON_DATA", func(e *fsm.Evidence) { e.Unread = true }), abort, "data came after the process had closed: reset sent"},
+		{"another reason", fsm.Established, with(orphan, "TCP_KEEPALIVE_TIMEOUT", nil), abort, "reset sent: TCP_KEEPALIVE_TIMEOUT"},
+		{"no reason", fsm.Established, orphan, abort, "reset sent"},
+		{"unread", fsm.Established, with(closing, "TCP_ABORT_ON_CLOSE", func(e *fsm.Evidence) { e.Unread = true }), unread, "closed with received data unread: reset sent"},
+		{"linger 0", fsm.Established, with(closing, "TCP_ABORT_ON_LINGER", func(e *fsm.Evidence) { e.Linger0 = true }), abort, "closed with SO_LINGER 0: reset sent"},
+		{"linger 0, unread", fsm.Established, with(closing, "", func(e *fsm.Evidence) { e.Linger0, e.Unread = true, true }), abort, "closed with SO_LINGER 0: reset sent"},
+		{"negative TCP_LINGER2", fsm.FinWait2, with(closing, "TCP_ABORT_ON_LINGER", func(e *fsm.Evidence) { e.Linger2 = true }), abort, "closed with a negative TCP_LINGER2: reset sent"},
+		{"FIN_WAIT_2: data after close", fsm.FinWait2, with(orphan, "TCP_ABORT_ON_DATA", nil), abort, "data came after the process had closed: reset sent"},
+		{"FIN_WAIT_2: the same with a FIN", fsm.FinWait2, with(orphan, "TCP_ABORT_ON_DATA", func(e *fsm.Evidence) { e.PeerFIN = true }), abort, "data came after the process had closed: reset sent"},
+		{"LAST_ACK", fsm.LastAck, orphan, abort, "reset sent"},
+		{"CLOSING", fsm.Closing, orphan, abort, "reset sent"},
+		{"CLOSE_WAIT", fsm.CloseWait, with(orphan, "TCP_ABORT_ON_MEMORY", nil), abort, "too many orphans (net.ipv4.tcp_max_orphans), or memory short: reset sent"},
+		{"by tcp_reset: ECONNRESET", fsm.FinWait2, with(orphan, "TCP_ABORT_ON_DATA", func(e *fsm.Evidence) { e.Errno = 104 }), abort, "data came after the process had closed: reset sent"},
+		{"by tcp_reset: EPIPE", fsm.LastAck, with(orphan, "", func(e *fsm.Evidence) { e.Errno = 32 }), abort, "reset sent"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			want := fsm.Judgement{Verdict: fsm.Abort, Rule: c.rule, Reason: c.reason, Cause: fsm.CauseResetSent}
+			if got := fsm.Check(c.from, fsm.Closed, c.evidence); got != want {
+				t.Errorf("%v -> CLOSED with %+v:\n%+v, want\n%+v", c.from, c.evidence, got, want)
+			}
+		})
+	}
+}
+
+// What else is known goes before a reset that was sent on the way.
+func TestResetSentIsNotAll(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		from     fsm.State
+		evidence fsm.Evidence
+		want     fsm.Cause
+	}{
+		{"timeout", fsm.Established, fsm.Evidence{Errno: 110}, fsm.CauseTimeout},
+		{"destroyed", fsm.Established, fsm.Evidence{Errno: 103}, fsm.CauseDestroyed},
+		{"disconnected", fsm.Established, fsm.Evidence{Local: true}, fsm.CauseDisconnected},
+		{"disconnected in FIN_WAIT_2", fsm.FinWait2, fsm.Evidence{Local: true}, fsm.CauseDisconnected},
+		{"listener closed", fsm.Established, fsm.Evidence{Unaccepted: true}, fsm.CauseListenerClosed},
+		{"given up", fsm.SynSent, fsm.Evidence{Local: true, ShutDown: true}, fsm.CauseCancelled},
+	} {
+		c.evidence.ResetSent = true
+		if got := fsm.Check(c.from, fsm.Closed, c.evidence).Cause; got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+func TestCauses(t *testing.T) {
+	want := []string{
+		"none", "finished", "reset_received", "reset_sent", "timeout", "refused", "unreachable", "cancelled",
+		"disconnected", "destroyed", "listener_closed", "unknown",
+	}
+	for number, name := range want {
+		if got := fsm.Cause(number).String(); got != name {
+			t.Errorf("%d is %q, want %q", number, got, name)
+		}
+	}
+	if got := fsm.Cause(200).String(); got != "unknown" {
+		t.Errorf("a cause without a name is %q", got)
+	}
+	var got []string
+	for _, c := range fsm.Causes() {
+		got = append(got, c.String())
+	}
+	if !slices.Equal(got, want[1:]) { // all but "none"
+		t.Errorf("causes are %v, want %v", got, want[1:])
 	}
 }
 

@@ -26,6 +26,23 @@ func allEvidence(f func(fsm.Evidence)) {
 	}
 }
 
+// allTimers calls f with what minisocks, requests and resets add to evidence.
+func allTimers(f func(fsm.Evidence)) {
+	for flags := range 1 << 8 {
+		bit := func(n int) bool { return flags>>n&1 != 0 }
+		for _, end := range []fsm.End{0, 1, 2, 3, 4, 5, 6, 7, 8, 255} {
+			e := fsm.Evidence{
+				End: end, Minisock: bit(0), Skipped: bit(1), Counted: bit(2), MinisockLimit: 16,
+				ResetSent: bit(4), Local: bit(5), ShutDown: bit(6), PeerFIN: bit(7),
+			}
+			if bit(3) {
+				e.Minisocks = 16
+			}
+			f(e)
+		}
+	}
+}
+
 // checkSound checks what holds for every judgement.
 func checkSound(t *testing.T, from, to fsm.State, e fsm.Evidence) fsm.Judgement {
 	t.Helper()
@@ -46,13 +63,19 @@ func checkSound(t *testing.T, from, to fsm.State, e fsm.Evidence) fsm.Judgement 
 	if j.Verdict == fsm.Abort && to != fsm.Closed {
 		bad("an abort that does not end in CLOSED")
 	}
-	if j.Verdict == fsm.Abort && (j.Cause == fsm.CauseNone || j.Cause == fsm.CauseFinished) {
+	// Whatever ended TIME_WAIT, its connection was finished.
+	ofTimeWait := from == fsm.TimeWait && e.End != fsm.EndNone
+	if j.Verdict == fsm.Abort && (j.Cause == fsm.CauseNone || j.Cause == fsm.CauseFinished) != ofTimeWait {
 		bad("an abort without a cause")
 	}
 	if known := from.Known() && to == fsm.Closed; (j.Cause != fsm.CauseNone) != known {
 		bad("cause")
 	}
-	if j.Verdict == fsm.Illegal && (!strings.Contains(j.Reason, from.String()) || !strings.Contains(j.Reason, to.String())) {
+	if strings.HasPrefix(j.Reason, "TIME_WAIT skipped: ") {
+		if !e.Skipped || !e.Counted || to != fsm.Closed || from != fsm.FinWait2 && from != fsm.Closing {
+			bad("skipped without evidence")
+		}
+	} else if j.Verdict == fsm.Illegal && (!strings.Contains(j.Reason, from.String()) || !strings.Contains(j.Reason, to.String())) {
 		bad("the reason does not name both states")
 	}
 	return j
@@ -89,6 +112,10 @@ func TestCheckAllPairs(t *testing.T) {
 				{Errno: 9999},
 				{Errno: 110, Local: true, Orphan: true, Unaccepted: true, ShutDown: true, Linger0: true, Linger2: true, Unread: true, PeerFIN: true},
 				{Local: true, Orphan: true, Unaccepted: true, ShutDown: true, Linger0: true, Linger2: true, Unread: true},
+				{Minisock: true, Skipped: true},
+				{Minisock: true, Skipped: true, Counted: true, Minisocks: 1, MinisockLimit: 16384},
+				{ResetSent: true, ResetReason: "TCP_STATE"},
+				{End: fsm.EndExpired}, {End: fsm.EndReused}, {End: 255},
 			} {
 				if with := checkSound(t, p.from, p.to, e); (with.Verdict == fsm.Illegal) != (j.Verdict == fsm.Illegal) {
 					t.Errorf("%v -> %v is %v, but with %+v %v", p.from, p.to, j.Verdict, e, with.Verdict)
@@ -125,15 +152,42 @@ func TestCheckAllEvidence(t *testing.T) {
 	}
 }
 
+// All pairs of known states with all that timers tell. It makes an end of a
+// minisock or a request of a transition to CLOSED that may be an abort, and of
+// one past TIME_WAIT, as the count has it, a finding.
+func TestCheckAllTimers(t *testing.T) {
+	aborts := edges(t, abortEdges)
+	for _, from := range fsm.States() {
+		for _, to := range fsm.States() {
+			plain := fsm.Check(from, to, fsm.Evidence{})
+			_, mayAbort := aborts[pair{from, to}]
+			allTimers(func(e fsm.Evidence) {
+				j := checkSound(t, from, to, e)
+				without := e
+				without.End = fsm.EndNone
+				if !mayAbort && j != fsm.Check(from, to, without) {
+					t.Errorf("%v -> %v with %+v depends on the end: %+v", from, to, e, j)
+				}
+				pastTimeWait := to == fsm.Closed && (from == fsm.FinWait2 || from == fsm.Closing)
+				if !pastTimeWait && (j.Verdict == fsm.Illegal) != (plain.Verdict == fsm.Illegal) {
+					t.Errorf("%v -> %v is %v, but with %+v %v", from, to, plain.Verdict, e, j.Verdict)
+				}
+			})
+		}
+	}
+}
+
 // LISTEN and CLOSED hold no connection: nothing there is an abort.
 func TestNoAbortWithoutConnection(t *testing.T) {
-	allEvidence(func(e fsm.Evidence) {
-		for from, want := range map[fsm.State]fsm.Verdict{fsm.Listen: fsm.Legal, fsm.Closed: fsm.Linux} {
-			if j := fsm.Check(from, fsm.Closed, e); j.Verdict != want {
-				t.Errorf("%v -> CLOSED with %+v is %v, want %v", from, e, j.Verdict, want)
+	for _, all := range []func(func(fsm.Evidence)){allEvidence, allTimers} {
+		all(func(e fsm.Evidence) {
+			for from, want := range map[fsm.State]fsm.Verdict{fsm.Listen: fsm.Legal, fsm.Closed: fsm.Linux} {
+				if j := fsm.Check(from, fsm.Closed, e); j.Verdict != want {
+					t.Errorf("%v -> CLOSED with %+v is %v, want %v", from, e, j.Verdict, want)
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
 func TestIllegalReasons(t *testing.T) {
@@ -158,8 +212,25 @@ func TestCheckDoesNotAllocate(t *testing.T) {
 		fsm.Check(fsm.Established, fsm.FinWait1, fsm.Evidence{Local: true})
 		fsm.Check(fsm.Established, fsm.Closed, fsm.Evidence{Errno: 104})
 		fsm.Check(fsm.FinWait2, fsm.Closed, fsm.Evidence{PeerFIN: true})
+		fsm.Check(fsm.FinWait2, fsm.TimeWait, fsm.Evidence{Minisock: true})
+		fsm.Check(fsm.TimeWait, fsm.Closed, fsm.Evidence{End: fsm.EndExpired})
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// A total order: of any two the worse one, whichever is named first.
+func TestWorse(t *testing.T) {
+	order := []fsm.Verdict{0, fsm.Legal, fsm.Linux, fsm.Abort, fsm.Gap, fsm.Illegal}
+	for i, a := range order {
+		for j, b := range order {
+			if got, want := fsm.Worse(a, b), order[max(i, j)]; got != want {
+				t.Errorf("the worse of %v and %v is %v, want %v", a, b, got, want)
+			}
+		}
+	}
+	if len(order) != 1+len(fsm.Verdicts()) {
+		t.Errorf("verdicts: %v", fsm.Verdicts())
 	}
 }
 
@@ -200,6 +271,24 @@ func TestParseVerdictErrors(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Whatever a recording holds, there is a judgement.
+func FuzzCheck(f *testing.F) {
+	f.Add(uint8(fsm.TimeWait), uint8(fsm.Closed), uint8(fsm.EndExpired), uint16(0), int64(0), uint32(0), uint32(0), "")
+	f.Add(uint8(fsm.FinWait2), uint8(fsm.Closed), uint8(0), uint16(1<<9|1<<10), int64(0), uint32(16384), uint32(16384), "")
+	f.Add(uint8(fsm.FinWait2), uint8(fsm.FinWait2), uint8(0), uint16(1<<8), int64(0), uint32(0), uint32(0), "")
+	f.Add(uint8(fsm.LastAck), uint8(fsm.Closed), uint8(0), uint16(1<<11), int64(32), uint32(0), uint32(0), "TCP_STATE")
+	f.Add(uint8(13), uint8(255), uint8(255), uint16(0xffff), int64(-1), ^uint32(0), ^uint32(0), "\xff")
+	f.Fuzz(func(t *testing.T, from, to, end uint8, flags uint16, errno int64, minisocks, limit uint32, reason string) {
+		bit := func(n int) bool { return flags>>n&1 != 0 }
+		checkSound(t, fsm.State(from), fsm.State(to), fsm.Evidence{
+			Errno: int(errno), Local: bit(0), Orphan: bit(1), Unaccepted: bit(2), ShutDown: bit(3),
+			Linger0: bit(4), Linger2: bit(5), Unread: bit(6), PeerFIN: bit(7),
+			Minisock: bit(8), Skipped: bit(9), Counted: bit(10), Minisocks: minisocks, MinisockLimit: limit,
+			End: fsm.End(end), ResetSent: bit(11), ResetReason: reason,
+		})
+	})
 }
 
 func BenchmarkCheck(b *testing.B) {
