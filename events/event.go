@@ -17,7 +17,7 @@ type Event struct {
 	// was not seen.
 	Entered uint64
 	// Cookie names the socket for as long as the host is up; ss -e shows it as
-	// sk:.
+	// sk:. A handshake that came to nothing had no socket, and has 0.
 	Cookie uint64
 	// Generation counts the earlier lives of the socket: each time it leaves
 	// CLOSED again, a new one begins.
@@ -39,11 +39,23 @@ type Event struct {
 	// Cgroup is the id of the socket's cgroup, 0 where it is not known.
 	Cgroup uint64
 
+	// BytesAcked counts SYN and FIN, BytesReceived the FIN, as tcpi_bytes_acked
+	// and tcpi_bytes_received do. BytesSent is payload, each byte once.
 	BytesAcked    uint64
 	BytesReceived uint64
+	BytesSent     uint64
 	// SRTT is the smoothed round-trip time in microseconds, 0 for none measured.
 	SRTT        uint32
 	Retransmits uint32
+
+	Source Source
+	// End is why a minisock or a handshake ended; EndNone elsewhere.
+	End fsm.End
+	// Reset is why the kernel sent a reset with this end; 0: it sent none.
+	Reset Reset
+	// Minisocks of the network namespace and its limit for them
+	// (net.ipv4.tcp_max_tw_buckets), with FlagCounted.
+	Minisocks, MinisockLimit uint32
 
 	// Errno is the pending error of the socket (sk_err), 0 for none.
 	Errno int32
@@ -67,7 +79,78 @@ const (
 	FlagLinger2
 	FlagPeerFIN
 	FlagUnaccepted
+	FlagMinisock    // a minisock took over, and is in To
+	FlagSkipped     // none did, though all are followed
+	FlagCounted     // Minisocks and MinisockLimit are known
+	FlagEstimated   // Entered is exact to a tick of the kernel's timers
+	FlagProvisional // an end by a timer, unless a record supersedes it
+	FlagSupersedes  // takes a provisional end back: see Order
 )
+
+// Source says how a record was learnt.
+type Source uint8
+
+// The sources, as enum event_source of bpf/event.h.
+const (
+	SourceTracepoint Source = iota // a transition of a socket
+	SourceTimeWait                 // a minisock, by its timer
+	SourceRequest                  // a handshake that came to nothing, by its timer
+	// SourceReset tells of a reset sent just after the socket's last transition.
+	// Order gives it to that, and nobody else sees it.
+	SourceReset
+	sources
+)
+
+// String returns the name used in JSON.
+func (s Source) String() string {
+	switch s {
+	case SourceTimeWait:
+		return "timewait"
+	case SourceRequest:
+		return "request"
+	case SourceReset:
+		return "reset"
+	}
+	return "tracepoint"
+}
+
+// Reset is why the kernel sent a reset: a number of ours for its enum
+// sk_rst_reason, which changes from version to version. 0 is none sent.
+type Reset uint8
+
+// ResetUnspecified is a reset without a reason, or with one unknown here.
+const ResetUnspecified Reset = 1
+
+// resetNames are those of the kernel. New ones are added at the end: record
+// files have the numbers.
+var resetNames = [...]string{
+	2: "TCP_INVALID_ACK_SEQUENCE", "TCP_RFC7323_PAWS", "TCP_TOO_OLD_ACK", "TCP_ACK_UNSENT_DATA",
+	"TCP_FLAGS", "TCP_OLD_ACK", "TCP_ABORT_ON_DATA", "TCP_TIMEWAIT_SOCKET", "INVALID_SYN",
+	"TCP_ABORT_ON_CLOSE", "TCP_ABORT_ON_LINGER", "TCP_ABORT_ON_MEMORY", "TCP_STATE",
+	"TCP_KEEPALIVE_TIMEOUT", "TCP_DISCONNECT_WITH_DATA",
+	"MPTCP_RST_EUNSPEC", "MPTCP_RST_EMPTCP", "MPTCP_RST_ERESOURCE", "MPTCP_RST_EPROHIBIT",
+	"MPTCP_RST_EWQ2BIG", "MPTCP_RST_EBADPERF", "MPTCP_RST_EMIDDLEBOX", "ERROR", "NO_SOCKET",
+}
+
+// ResetNumbers returns the numbers by the kernel's names, without SK_RST_REASON_.
+func ResetNumbers() map[string]uint8 {
+	numbers := make(map[string]uint8, len(resetNames))
+	for i, name := range resetNames {
+		if name != "" {
+			numbers[name] = uint8(i)
+		}
+	}
+	return numbers
+}
+
+// String returns the kernel's name of the reason without SK_RST_REASON_, "" where
+// there is none.
+func (r Reset) String() string {
+	if int(r) >= len(resetNames) {
+		return ""
+	}
+	return resetNames[r]
+}
 
 // Evidence returns what a verdict can rest on.
 func (e *Event) Evidence() fsm.Evidence {
@@ -82,6 +165,16 @@ func (e *Event) Evidence() fsm.Evidence {
 		Linger2:    e.Flags&FlagLinger2 != 0,
 		Unread:     e.Flags&FlagUnread != 0,
 		PeerFIN:    e.Flags&FlagPeerFIN != 0,
+
+		ResetSent:   e.Reset != 0,
+		ResetReason: e.Reset.String(),
+
+		Minisock:      e.Flags&FlagMinisock != 0,
+		End:           e.End,
+		Skipped:       e.Flags&FlagSkipped != 0,
+		Counted:       e.Flags&FlagCounted != 0,
+		Minisocks:     e.Minisocks,
+		MinisockLimit: e.MinisockLimit,
 	}
 }
 
@@ -159,7 +252,7 @@ func (e *Event) EndsPending() bool {
 }
 
 // RecordSize is the size of struct event of bpf/event.h in bytes.
-const RecordSize = 144
+const RecordSize = 160
 
 // Offsets of the fields of struct event.
 const (
@@ -169,25 +262,31 @@ const (
 	offCgroup        = 24
 	offBytesAcked    = 32
 	offBytesReceived = 40
-	offGeneration    = 48
-	offSeq           = 52
-	offNetNS         = 56
-	offPID           = 60
-	offUID           = 64
-	offSRTT          = 68
-	offRetransmits   = 72
-	offError         = 76
-	offLaddr         = 80
-	offRaddr         = 96
-	offLport         = 112
-	offRport         = 114
-	offFamily        = 116
-	offFlags         = 118
-	offFrom          = 120
-	offTo            = 121
-	offShutdown      = 122
-	offOwnerSource   = 123
-	offComm          = 124
+	offBytesSent     = 48
+	offGeneration    = 56
+	offSeq           = 60
+	offNetNS         = 64
+	offPID           = 68
+	offUID           = 72
+	offSRTT          = 76
+	offRetransmits   = 80
+	offError         = 84
+	offMinisocks     = 88
+	offMinisockLimit = 92
+	offLaddr         = 96
+	offRaddr         = 112
+	offLport         = 128
+	offRport         = 130
+	offFamily        = 132
+	offFlags         = 134
+	offFrom          = 136
+	offTo            = 137
+	offShutdown      = 138
+	offOwnerSource   = 139
+	offComm          = 140
+	offSource        = 156
+	offEnd           = 157
+	offReset         = 158
 )
 
 // Decode reads a record in the byte order of this host into e, which it
@@ -201,6 +300,9 @@ func (e *Event) Decode(b []byte) error {
 	b = b[:RecordSize]
 	if s := b[offOwnerSource]; s >= byte(ownerSources) {
 		return fmt.Errorf("decode transition: unknown owner source %d", s)
+	}
+	if s := b[offSource]; s >= byte(sources) {
+		return fmt.Errorf("decode transition: unknown source %d", s)
 	}
 	order := binary.NativeEndian
 	*e = Event{
@@ -217,12 +319,18 @@ func (e *Event) Decode(b []byte) error {
 		Cgroup:        order.Uint64(b[offCgroup:]),
 		BytesAcked:    order.Uint64(b[offBytesAcked:]),
 		BytesReceived: order.Uint64(b[offBytesReceived:]),
+		BytesSent:     order.Uint64(b[offBytesSent:]),
 		SRTT:          order.Uint32(b[offSRTT:]),
 		Retransmits:   order.Uint32(b[offRetransmits:]),
 		Errno:         int32(order.Uint32(b[offError:])),
 		Family:        order.Uint16(b[offFamily:]),
 		Flags:         Flags(order.Uint16(b[offFlags:])),
 		Shutdown:      b[offShutdown],
+		Source:        Source(b[offSource]),
+		End:           fsm.End(b[offEnd]),
+		Reset:         Reset(b[offReset]),
+		Minisocks:     order.Uint32(b[offMinisocks:]),
+		MinisockLimit: order.Uint32(b[offMinisockLimit:]),
 	}
 	if s := OwnerSource(b[offOwnerSource]); s != OwnerNone {
 		e.Owner = Owner{
@@ -245,6 +353,7 @@ func (e *Event) AppendRecord(b []byte) []byte {
 	order.PutUint64(r[offCgroup:], e.Cgroup)
 	order.PutUint64(r[offBytesAcked:], e.BytesAcked)
 	order.PutUint64(r[offBytesReceived:], e.BytesReceived)
+	order.PutUint64(r[offBytesSent:], e.BytesSent)
 	order.PutUint32(r[offGeneration:], e.Generation)
 	order.PutUint32(r[offSeq:], e.Seq)
 	order.PutUint32(r[offNetNS:], e.NetNS)
@@ -265,6 +374,11 @@ func (e *Event) AppendRecord(b []byte) []byte {
 	r[offShutdown] = e.Shutdown
 	r[offOwnerSource] = byte(e.Owner.Source)
 	copy(r[offComm:], e.Owner.Comm[:])
+	r[offSource] = byte(e.Source)
+	r[offEnd] = byte(e.End)
+	r[offReset] = byte(e.Reset)
+	order.PutUint32(r[offMinisocks:], e.Minisocks)
+	order.PutUint32(r[offMinisockLimit:], e.MinisockLimit)
 	return append(b, r[:]...)
 }
 
@@ -274,8 +388,9 @@ func addrPort(b []byte, port uint16) netip.AddrPort {
 
 // swapped lists the fields of struct event that have a byte order.
 var swapped = [...]struct{ offset, size int }{
-	{offTime, 8}, {offCookie, 8}, {offEntered, 8}, {offCgroup, 8}, {offBytesAcked, 8}, {offBytesReceived, 8},
+	{offTime, 8}, {offCookie, 8}, {offEntered, 8}, {offCgroup, 8}, {offBytesAcked, 8}, {offBytesReceived, 8}, {offBytesSent, 8},
 	{offGeneration, 4}, {offSeq, 4}, {offNetNS, 4}, {offPID, 4}, {offUID, 4}, {offSRTT, 4}, {offRetransmits, 4}, {offError, 4},
+	{offMinisocks, 4}, {offMinisockLimit, 4},
 	{offLport, 2}, {offRport, 2}, {offFamily, 2}, {offFlags, 2},
 }
 
@@ -306,9 +421,22 @@ const (
 	// LossMissed: the kernel passed transitions over that interrupted the
 	// program.
 	LossMissed
+	// LossMinisocks: there was no room to follow a minisock, of any socket of
+	// the host. Its TIME_WAIT is not measured.
+	LossMinisocks
+	// LossHandshakes: there was no room to follow a handshake. Its length, and
+	// whether it came to nothing, is not known.
+	LossHandshakes
 )
 
-var lossNames = [...]string{LossRingFull: "ringbuf_full", LossHistory: "history_unavailable", LossMissed: "missed"}
+var lossNames = [...]string{
+	LossRingFull: "ringbuf_full", LossHistory: "history_unavailable", LossMissed: "missed",
+	LossMinisocks: "minisocks_full", LossHandshakes: "handshakes_full",
+}
+
+// Records reports whether it is transitions that are missing, not only a part of
+// what there is to know of them.
+func (r LossReason) Records() bool { return r == LossRingFull || r == LossMissed }
 
 // String returns the name used in JSON.
 func (r LossReason) String() string {

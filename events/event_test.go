@@ -27,31 +27,41 @@ var layout = []struct {
 	{"cgroup", 24, 8, func(e *events.Event) uint64 { return e.Cgroup }},
 	{"bytes_acked", 32, 8, func(e *events.Event) uint64 { return e.BytesAcked }},
 	{"bytes_received", 40, 8, func(e *events.Event) uint64 { return e.BytesReceived }},
-	{"generation", 48, 4, func(e *events.Event) uint64 { return uint64(e.Generation) }},
-	{"seq", 52, 4, func(e *events.Event) uint64 { return uint64(e.Seq) }},
-	{"netns", 56, 4, func(e *events.Event) uint64 { return uint64(e.NetNS) }},
-	{"pid", 60, 4, func(e *events.Event) uint64 { return uint64(e.Owner.PID) }},
-	{"uid", 64, 4, func(e *events.Event) uint64 { return uint64(e.Owner.UID) }},
-	{"srtt_us", 68, 4, func(e *events.Event) uint64 { return uint64(e.SRTT) }},
-	{"retransmits", 72, 4, func(e *events.Event) uint64 { return uint64(e.Retransmits) }},
-	{"error", 76, 4, func(e *events.Event) uint64 { return uint64(uint32(e.Errno)) }},
-	{"laddr", 80, 16, func(e *events.Event) uint64 { return sum16(e.Local.Addr()) }},
-	{"raddr", 96, 16, func(e *events.Event) uint64 { return sum16(e.Remote.Addr()) }},
-	{"lport", 112, 2, func(e *events.Event) uint64 { return uint64(e.Local.Port()) }},
-	{"rport", 114, 2, func(e *events.Event) uint64 { return uint64(e.Remote.Port()) }},
-	{"family", 116, 2, func(e *events.Event) uint64 { return uint64(e.Family) }},
-	{"flags", 118, 2, func(e *events.Event) uint64 { return uint64(e.Flags) }},
-	{"from", 120, 1, func(e *events.Event) uint64 { return uint64(e.From) }},
-	{"to", 121, 1, func(e *events.Event) uint64 { return uint64(e.To) }},
-	{"shutdown", 122, 1, func(e *events.Event) uint64 { return uint64(e.Shutdown) }},
-	{"owner_source", 123, 1, func(e *events.Event) uint64 { return uint64(e.Owner.Source) }},
-	{"comm", 124, 16, func(e *events.Event) uint64 { return binary.NativeEndian.Uint64(e.Owner.Comm[:]) }},
+	{"bytes_sent", 48, 8, func(e *events.Event) uint64 { return e.BytesSent }},
+	{"generation", 56, 4, func(e *events.Event) uint64 { return uint64(e.Generation) }},
+	{"seq", 60, 4, func(e *events.Event) uint64 { return uint64(e.Seq) }},
+	{"netns", 64, 4, func(e *events.Event) uint64 { return uint64(e.NetNS) }},
+	{"pid", offPID, 4, func(e *events.Event) uint64 { return uint64(e.Owner.PID) }},
+	{"uid", offUID, 4, func(e *events.Event) uint64 { return uint64(e.Owner.UID) }},
+	{"srtt_us", 76, 4, func(e *events.Event) uint64 { return uint64(e.SRTT) }},
+	{"retransmits", 80, 4, func(e *events.Event) uint64 { return uint64(e.Retransmits) }},
+	{"error", 84, 4, func(e *events.Event) uint64 { return uint64(uint32(e.Errno)) }},
+	{"tw_count", 88, 4, func(e *events.Event) uint64 { return uint64(e.Minisocks) }},
+	{"tw_limit", 92, 4, func(e *events.Event) uint64 { return uint64(e.MinisockLimit) }},
+	{"laddr", 96, 16, func(e *events.Event) uint64 { return sum16(e.Local.Addr()) }},
+	{"raddr", 112, 16, func(e *events.Event) uint64 { return sum16(e.Remote.Addr()) }},
+	{"lport", 128, 2, func(e *events.Event) uint64 { return uint64(e.Local.Port()) }},
+	{"rport", 130, 2, func(e *events.Event) uint64 { return uint64(e.Remote.Port()) }},
+	{"family", 132, 2, func(e *events.Event) uint64 { return uint64(e.Family) }},
+	{"flags", 134, 2, func(e *events.Event) uint64 { return uint64(e.Flags) }},
+	{"from", 136, 1, func(e *events.Event) uint64 { return uint64(e.From) }},
+	{"to", 137, 1, func(e *events.Event) uint64 { return uint64(e.To) }},
+	{"shutdown", 138, 1, func(e *events.Event) uint64 { return uint64(e.Shutdown) }},
+	{"owner_source", offOwnerSource, 1, func(e *events.Event) uint64 { return uint64(e.Owner.Source) }},
+	{"comm", offComm, 16, func(e *events.Event) uint64 { return binary.NativeEndian.Uint64(e.Owner.Comm[:]) }},
+	{"source", offSource, 1, func(e *events.Event) uint64 { return uint64(e.Source) }},
+	{"end", 157, 1, func(e *events.Event) uint64 { return uint64(e.End) }},
+	{"reset", 158, 1, func(e *events.Event) uint64 { return uint64(e.Reset) }},
 }
 
 const (
-	offOwnerSource = 123
-	offPad         = 140
-	padSize        = 4
+	offPID         = 68
+	offUID         = 72
+	offOwnerSource = 139
+	offComm        = 140
+	offSource      = 156
+	offPad         = 159
+	padSize        = 1
 )
 
 // sum16 tells two addresses of this test apart.
@@ -78,7 +88,7 @@ func TestLayout(t *testing.T) {
 
 		record := bytes.Clone(base)
 		for i := range min(f.size, 8) {
-			record[f.offset+i] = byte(3 - i&1) // 3, 2, 3, 2 …: an owner source too
+			record[f.offset+i] = byte(3 - i&1) // 3, 2, 3, 2 …: a source of both kinds too
 		}
 		var want uint64
 		switch f.size {
@@ -121,6 +131,8 @@ func randomEvent(r *rand.Rand) events.Event {
 		NetNS: r.Uint32(), Cgroup: r.Uint64(), BytesAcked: r.Uint64(), BytesReceived: r.Uint64(),
 		SRTT: r.Uint32(), Retransmits: r.Uint32(), Errno: int32(r.Uint32()),
 		Family: uint16(r.Uint32()), Flags: events.Flags(r.Uint32()), Shutdown: uint8(r.Uint32()),
+		BytesSent: r.Uint64(), Source: events.Source(r.IntN(int(events.SourceReset) + 1)),
+		End: fsm.End(r.Uint32()), Reset: events.Reset(r.Uint32()), Minisocks: r.Uint32(), MinisockLimit: r.Uint32(),
 	}
 	if s := events.OwnerSource(r.IntN(int(events.OwnerClose) + 1)); s != events.OwnerNone {
 		e.Owner = events.Owner{PID: r.Uint32(), UID: r.Uint32(), Source: s}
@@ -204,12 +216,17 @@ func TestDecodeErrors(t *testing.T) {
 	}
 	refuse(nil, "0 bytes")
 	for n := range events.RecordSize {
-		refuse(make([]byte, n), "want 144")
+		refuse(make([]byte, n), "want 160")
 	}
 	for source := int(events.OwnerClose) + 1; source < 256; source++ {
 		b := make([]byte, events.RecordSize)
 		b[offOwnerSource] = byte(source)
 		refuse(b, "owner source")
+	}
+	for source := int(events.SourceReset) + 1; source < 256; source++ {
+		b := make([]byte, events.RecordSize)
+		b[offSource] = byte(source)
+		refuse(b, "unknown source")
 	}
 }
 
@@ -265,10 +282,10 @@ func TestSwapRecord(t *testing.T) {
 		events.SwapRecord(b)
 
 		want := e
-		for _, p := range []*uint64{&want.Time, &want.Cookie, &want.Entered, &want.Cgroup, &want.BytesAcked, &want.BytesReceived} {
+		for _, p := range []*uint64{&want.Time, &want.Cookie, &want.Entered, &want.Cgroup, &want.BytesAcked, &want.BytesReceived, &want.BytesSent} {
 			*p = bits.ReverseBytes64(*p)
 		}
-		for _, p := range []*uint32{&want.Generation, &want.Seq, &want.NetNS, &want.Owner.PID, &want.Owner.UID, &want.SRTT, &want.Retransmits} {
+		for _, p := range []*uint32{&want.Generation, &want.Seq, &want.NetNS, &want.Owner.PID, &want.Owner.UID, &want.SRTT, &want.Retransmits, &want.Minisocks, &want.MinisockLimit} {
 			*p = bits.ReverseBytes32(*p)
 		}
 		want.Errno = int32(bits.ReverseBytes32(uint32(want.Errno)))
@@ -315,7 +332,16 @@ func TestEvidence(t *testing.T) {
 		{events.Event{Flags: 1 << 4}, fsm.Evidence{Linger2: true}},
 		{events.Event{Flags: 1 << 5}, fsm.Evidence{PeerFIN: true}},
 		{events.Event{Flags: 1 << 6}, fsm.Evidence{Unaccepted: true}},
-		{events.Event{Flags: ^events.Flags(1<<7 - 1)}, fsm.Evidence{}},
+		{events.Event{Flags: 1 << 7}, fsm.Evidence{Minisock: true}},
+		{events.Event{Flags: 1 << 8}, fsm.Evidence{Skipped: true}},
+		{events.Event{Flags: 1 << 9}, fsm.Evidence{Counted: true}},
+		{events.Event{Flags: ^events.Flags(1<<10 - 1)}, fsm.Evidence{}},
+		{events.Event{Minisocks: 3, MinisockLimit: 4}, fsm.Evidence{Minisocks: 3, MinisockLimit: 4}},
+		{events.Event{End: 3}, fsm.Evidence{End: fsm.EndReset}},
+		{events.Event{End: 200}, fsm.Evidence{End: 200}},
+		{events.Event{Reset: events.ResetUnspecified}, fsm.Evidence{ResetSent: true}},
+		{events.Event{Reset: 8}, fsm.Evidence{ResetSent: true, ResetReason: "TCP_ABORT_ON_DATA"}},
+		{events.Event{Reset: 255}, fsm.Evidence{ResetSent: true}},
 		{events.Event{Shutdown: 1}, fsm.Evidence{}},
 		{events.Event{Shutdown: 2}, fsm.Evidence{}},
 		{events.Event{Shutdown: 3}, fsm.Evidence{ShutDown: true}},
@@ -383,13 +409,67 @@ func TestOwnerSource(t *testing.T) {
 	}
 }
 
-func TestLossReason(t *testing.T) {
-	for reason, want := range map[events.LossReason]string{
-		events.LossRingFull: "ringbuf_full", events.LossHistory: "history_unavailable", events.LossMissed: "missed",
-		0: "loss_0", 4: "loss_4", 255: "loss_255",
+func TestSource(t *testing.T) {
+	for number, want := range []string{"tracepoint", "timewait", "request", "reset"} {
+		if got := events.Source(number).String(); got != want {
+			t.Errorf("%d is %q, want %q", number, got, want)
+		}
+	}
+}
+
+// The numbers are in record files: they may never change.
+func TestResetNumbers(t *testing.T) {
+	numbers := events.ResetNumbers()
+	for name, want := range map[string]uint8{
+		"TCP_INVALID_ACK_SEQUENCE": 2, "TCP_RFC7323_PAWS": 3, "TCP_TOO_OLD_ACK": 4, "TCP_ACK_UNSENT_DATA": 5,
+		"TCP_FLAGS": 6, "TCP_OLD_ACK": 7, "TCP_ABORT_ON_DATA": 8, "TCP_TIMEWAIT_SOCKET": 9, "INVALID_SYN": 10,
+		"TCP_ABORT_ON_CLOSE": 11, "TCP_ABORT_ON_LINGER": 12, "TCP_ABORT_ON_MEMORY": 13, "TCP_STATE": 14,
+		"TCP_KEEPALIVE_TIMEOUT": 15, "TCP_DISCONNECT_WITH_DATA": 16,
+		"MPTCP_RST_EUNSPEC": 17, "MPTCP_RST_EMPTCP": 18, "MPTCP_RST_ERESOURCE": 19, "MPTCP_RST_EPROHIBIT": 20,
+		"MPTCP_RST_EWQ2BIG": 21, "MPTCP_RST_EBADPERF": 22, "MPTCP_RST_EMIDDLEBOX": 23, "ERROR": 24, "NO_SOCKET": 25,
 	} {
-		if reason.String() != want {
-			t.Errorf("%d is %q, want %q", uint8(reason), reason, want)
+		if numbers[name] != want {
+			t.Errorf("%s is %d, want %d", name, numbers[name], want)
+		}
+	}
+	for name, n := range numbers {
+		if got := events.Reset(n).String(); got != name {
+			t.Errorf("%d is %q, want %q", n, got, name)
+		}
+	}
+	named := 0
+	for n := range 256 {
+		name := events.Reset(n).String()
+		if name == "" {
+			continue
+		}
+		named++
+		if got, ok := numbers[name]; !ok || int(got) != n {
+			t.Errorf("%d is %q, but that is %d, %v", n, name, got, ok)
+		}
+	}
+	if named != len(numbers) {
+		t.Errorf("%d names, %d numbers", named, len(numbers))
+	}
+	if events.Reset(0).String() != "" || events.ResetUnspecified.String() != "" {
+		t.Error("no reset, or one without a reason, has a name")
+	}
+}
+
+func TestLossReason(t *testing.T) {
+	for reason, want := range map[events.LossReason]struct {
+		name    string
+		records bool
+	}{
+		events.LossRingFull:   {"ringbuf_full", true},
+		events.LossHistory:    {"history_unavailable", false},
+		events.LossMissed:     {"missed", true},
+		events.LossMinisocks:  {"minisocks_full", false},
+		events.LossHandshakes: {"handshakes_full", false},
+		0:                     {"loss_0", false}, 6: {"loss_6", false}, 255: {"loss_255", false},
+	} {
+		if reason.String() != want.name || reason.Records() != want.records {
+			t.Errorf("%d is %q, of records: %v, want %q, %v", uint8(reason), reason, reason.Records(), want.name, want.records)
 		}
 	}
 }
@@ -431,14 +511,18 @@ func FuzzDecode(f *testing.F) {
 		want := bytes.Clone(b[:events.RecordSize])
 		clear(want[offPad:])
 		if !e.Owner.Known() {
-			clear(want[60:68])        // pid, uid
-			clear(want[124 : 124+16]) // comm
+			clear(want[offPID : offUID+4])
+			clear(want[offComm : offComm+16])
 		}
 		if got := e.AppendRecord(nil); !bytes.Equal(got, want) {
 			t.Fatalf("decoded %+v, written as\n%x, want\n%x", e, got, want)
 		}
-		_ = e.From.String() + e.To.String() + e.Owner.Source.String()
+		_ = e.From.String() + e.To.String() + e.Owner.Source.String() + e.Source.String() + e.End.String() + e.Reset.String()
 		fsm.Check(e.From, e.To, e.Evidence())
+
+		var o events.Order
+		o.Push(&e)
+		o.Push(&e)
 	})
 }
 

@@ -189,8 +189,10 @@ func TestItems(t *testing.T) {
 	record := e.AppendRecord(nil)
 	lost := events.Loss{Time: 1, Reason: events.LossRingFull, Count: 2}
 	lossItem := loss(lost)
-	unknownOwner := bytes.Clone(record)
-	unknownOwner[123] = 200
+	const ownerSource, source = 139, 156 // offsets
+	unknownOwner, unknownSource := bytes.Clone(record), bytes.Clone(record)
+	unknownOwner[ownerSource] = 200
+	unknownSource[source] = 200
 	for _, c := range []struct {
 		name    string
 		items   [][]byte
@@ -202,10 +204,11 @@ func TestItems(t *testing.T) {
 		{"nothing", nil, 0, capture.ErrTruncated},
 		{"no end", [][]byte{transition(e)}, 1, capture.ErrTruncated},
 		{"a head cut off", [][]byte{transition(e), {1}}, 1, capture.ErrCorrupt},
-		{"a payload cut off", [][]byte{transition(e), {1, 0, 144, 0}}, 1, capture.ErrCorrupt},
-		{"a short transition", [][]byte{transition(e), item(1, record[:143])}, 1, capture.ErrCorrupt},
+		{"a payload cut off", [][]byte{transition(e), {1, 0, events.RecordSize, 0}}, 1, capture.ErrCorrupt},
+		{"a short transition", [][]byte{transition(e), item(1, record[:events.RecordSize-1])}, 1, capture.ErrCorrupt},
 		{"an empty transition", [][]byte{item(1, nil)}, 0, capture.ErrCorrupt},
 		{"an impossible transition", [][]byte{transition(e), item(1, unknownOwner)}, 1, capture.ErrCorrupt},
+		{"an impossible source", [][]byte{transition(e), item(1, unknownSource)}, 1, capture.ErrCorrupt},
 		{"a short loss", [][]byte{transition(e), item(2, make([]byte, 16))}, 1, capture.ErrCorrupt},
 		{"a short end", [][]byte{transition(e), item(3, make([]byte, 7))}, 1, capture.ErrCorrupt},
 	} {
@@ -358,7 +361,7 @@ func FuzzReader(f *testing.F) {
 	f.Add(uint8(0), head(2, "{}"))
 	f.Add(uint8(0), []byte{})
 	f.Add(uint8(1), file(transition(churn(1)[0]), item(9, nil), loss(events.Loss{}), end(1)))
-	f.Add(uint8(1), []byte{1, 0, 144, 0})
+	f.Add(uint8(1), []byte{1, 0, events.RecordSize, 0})
 	f.Add(uint8(2), encoder.EncodeAll(end(1), nil))
 	f.Fuzz(func(t *testing.T, how uint8, b []byte) {
 		switch how % 3 {

@@ -3,8 +3,8 @@
 //
 // A [Script] holds the clock and what has happened so far. A [Socket] moves
 // from state to state and keeps the books that the kernel side keeps: sequence,
-// generation, the time a state was entered, the ends that are not assigned yet.
-// [Scenarios] are ready-made.
+// generation, the time a state was entered, the ends that are not assigned yet,
+// the minisock that outlives the socket. [Scenarios] are ready-made.
 //
 //	s := eventstest.New(eventstest.Start)
 //	c := s.Socket("10.0.0.1:40000", "10.0.0.2:80")
@@ -97,9 +97,16 @@ type Socket struct {
 	entered    uint64
 	generation uint32
 	seq        uint32
+	minisock   minisock
 }
 
-// State returns where the socket is.
+// minisock is what the kernel side remembers of one.
+type minisock struct {
+	last    events.Event // of its connection
+	entered uint64       // when last.To was
+}
+
+// State returns where the socket is: CLOSED, once a minisock has taken over.
 func (c *Socket) State() fsm.State { return c.state }
 
 // To moves the socket to the state, the given time after the last event of the
@@ -130,6 +137,59 @@ func (c *Socket) Accept(local, remote string) *Socket {
 	child.state, child.listener = fsm.Listen, c
 	child.Flags = events.FlagUnaccepted
 	return child
+}
+
+// MinisockTo is the minisock's step to a state that its timer shows.
+func (c *Socket) MinisockTo(to fsm.State, after time.Duration) *Socket {
+	return c.ofMinisock(to, after, func(_ *Socket, e *events.Event) { e.Flags = events.FlagSupersedes })
+}
+
+// End is the end of the minisock, which its timer shows.
+func (c *Socket) End(end fsm.End, after time.Duration, opts ...Option) *Socket {
+	return c.ofMinisock(fsm.Closed, after, func(c *Socket, e *events.Event) {
+		e.End, e.Flags = end, events.FlagProvisional
+		if end == fsm.EndExpired {
+			e.Flags = events.FlagSupersedes // cancelled before it runs
+		}
+		for _, o := range opts {
+			o(c, e)
+		}
+	})
+}
+
+// ofMinisock is what the kernel side makes of a step of its timer: all is as in
+// the socket's last record but what the step says.
+func (c *Socket) ofMinisock(to fsm.State, after time.Duration, change Option) *Socket {
+	if c.minisock.last.Time == 0 {
+		panic("no minisock has taken over")
+	}
+	c.script.now += uint64(after)
+	e := c.minisock.last
+	e.Time, e.Entered = c.script.now, c.minisock.entered
+	e.Seq++
+	e.From, e.To = e.To, to
+	e.Source, e.Errno, e.Reset = events.SourceTimeWait, 0, 0
+	change(c, &e)
+	c.minisock = minisock{last: e, entered: e.Time}
+	c.script.events = append(c.script.events, e)
+	return c
+}
+
+// Request is a handshake with the listener c that comes to nothing, so long
+// after its SYN.
+func (c *Socket) Request(local, remote string, end fsm.End, lasted, after time.Duration) *Socket {
+	c.script.now += uint64(after)
+	e := events.Event{
+		Time: c.script.now, Entered: c.script.now - uint64(lasted),
+		From: fsm.SynRcvd, To: fsm.Closed, Source: events.SourceRequest, End: end,
+		Local: netip.MustParseAddrPort(local), Remote: netip.MustParseAddrPort(remote),
+		Family: c.Family, NetNS: c.NetNS, Cgroup: c.Cgroup, Flags: events.FlagProvisional,
+	}
+	if end == fsm.EndExpired {
+		e.Flags |= events.FlagSupersedes
+	}
+	c.script.events = append(c.script.events, e)
+	return c
 }
 
 // step is what the kernel side does at a transition.
@@ -175,6 +235,13 @@ func (c *Socket) step(to fsm.State, after time.Duration, opts []Option) events.E
 		c.entered = e.Time
 	}
 	c.state = to
+	if e.Flags&events.FlagMinisock != 0 { // for the socket it is CLOSED
+		c.minisock = minisock{last: e, entered: e.Time}
+		if e.From == to {
+			c.minisock.entered = e.Entered
+		}
+		c.state, c.entered = fsm.Closed, e.Time
+	}
 	return e
 }
 
@@ -227,4 +294,45 @@ func Counters(acked, received uint64, srttMicros, retransmits uint32) Option {
 	return func(_ *Socket, e *events.Event) {
 		e.BytesAcked, e.BytesReceived, e.SRTT, e.Retransmits = acked, received, srttMicros, retransmits
 	}
+}
+
+// Sent sets how much payload the socket has sent by now, each byte once.
+func Sent(payload uint64) Option {
+	return func(_ *Socket, e *events.Event) { e.BytesSent = payload }
+}
+
+// Minisock says that a minisock takes over, and is in the state of the step.
+func Minisock(_ *Socket, e *events.Event) { e.Flags |= events.FlagMinisock }
+
+// Skipped says that no minisock takes over, though all are followed, and how
+// many there are of how many that there may be.
+func Skipped(minisocks, limit uint32) Option {
+	return func(_ *Socket, e *events.Event) {
+		e.Flags |= events.FlagSkipped | events.FlagCounted
+		e.Minisocks, e.MinisockLimit = minisocks, limit
+	}
+}
+
+// Estimated says, of the end of a minisock in FIN_WAIT_2, that the FIN reached
+// it unseen, about so long before.
+func Estimated(inTimeWait time.Duration) Option {
+	return func(_ *Socket, e *events.Event) {
+		e.From, e.Entered = fsm.TimeWait, e.Time-uint64(inTimeWait)
+		e.Flags |= events.FlagEstimated
+	}
+}
+
+// Since says that the state was entered so long before, as for a child, whose
+// SYN came before it was born.
+func Since(d time.Duration) Option {
+	return func(_ *Socket, e *events.Event) { e.Entered = e.Time - uint64(d) }
+}
+
+// Unseen says that it was not seen when the state was entered, as for a child of
+// a SYN cookie.
+func Unseen(_ *Socket, e *events.Event) { e.Entered = 0 }
+
+// ResetSent says that the kernel sends a reset, and why.
+func ResetSent(why events.Reset) Option {
+	return func(_ *Socket, e *events.Event) { e.Reset = why }
 }

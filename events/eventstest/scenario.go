@@ -34,6 +34,21 @@ func Scenarios() []Scenario {
 		{"gap", (*Script).Gap},
 		{"illegal edge", (*Script).IllegalEdge},
 		{"illegal jump", (*Script).IllegalJump},
+		{"time wait", func(s *Script) { s.TimeWait(fsm.EndExpired, 60*time.Second) }},
+		{"time wait reused", func(s *Script) { s.TimeWait(fsm.EndReused, 2*time.Second) }},
+		{"time wait reset", func(s *Script) { s.TimeWait(fsm.EndReset, time.Millisecond) }},
+		{"time wait destroyed", func(s *Script) { s.TimeWait(fsm.EndKilled, time.Second) }},
+		{"simultaneous close", (*Script).SimultaneousClose},
+		{"orphan", (*Script).Orphan},
+		{"orphan answers data", (*Script).OrphanAnswersData},
+		{"orphan, FIN estimated", (*Script).OrphanEstimated},
+		{"orphan, FIN seen", (*Script).OrphanTimeWait},
+		{"begun anew", (*Script).BegunAnew},
+		{"time wait skipped", func(s *Script) { s.Skipped(Skipped(16384, 16384)) }},
+		{"time wait not observed", func(s *Script) { s.Skipped(Skipped(12, 16384)) }},
+		{"handshakes", (*Script).Handshakes},
+		{"SYN cookie", (*Script).SYNCookie},
+		{"resets with reasons", (*Script).ResetsWithReasons},
 	} {
 		script := New(Start)
 		s.write(script)
@@ -199,6 +214,182 @@ func (s *Script) IllegalJump() {
 	c.To(fsm.SynSent, 0)
 	c.To(fsm.Established, time.Millisecond)
 	c.Jump(fsm.LastAck).To(fsm.Closed, time.Second)
+}
+
+// Reasons of the resets here.
+var (
+	resetUnread = reset("TCP_ABORT_ON_CLOSE")
+	resetData   = reset("TCP_ABORT_ON_DATA")
+	resetMemory = reset("TCP_ABORT_ON_MEMORY")
+)
+
+func reset(name string) events.Reset { return events.Reset(events.ResetNumbers()[name]) }
+
+// askAndAnswer opens a connection in which curl asks 78 bytes and nginx, who
+// heard of it 20 ms before, answers 1024, and sets what each has counted then.
+func (s *Script) askAndAnswer() (c, child *Socket, asked, answered []Option) {
+	c, listener := s.Pair("10.0.0.1:40008", "10.0.0.2:80")
+	child = listener.To(fsm.Listen, 0).Accept("10.0.0.2:80", "10.0.0.1:40008")
+	c.To(fsm.SynSent, time.Second)
+	c.To(fsm.Established, 10*time.Millisecond, Counters(1, 0, 10_000, 0))
+	child.To(fsm.SynRcvd, 10*time.Millisecond)
+	child.To(fsm.Established, 3*time.Microsecond, Since(20*time.Millisecond+3*time.Microsecond))
+	return c, child,
+		[]Option{Counters(79, 1024, 10_000, 0), Sent(78)},
+		[]Option{Counters(1025, 78, 10_000, 1), Sent(1024)}
+}
+
+// untilFinWait2 goes on to where curl has closed, or only shut its side, and
+// nginx has acknowledged that but not closed.
+func (s *Script) untilFinWait2(how Option) (c, child *Socket, asked, answered []Option) {
+	c, child, asked, answered = s.askAndAnswer()
+	c.To(fsm.FinWait1, 100*time.Millisecond, append(asked, how)...)
+	// The FIN counts.
+	asked[0], answered[0] = Counters(80, 1024, 10_000, 0), Counters(1025, 79, 10_000, 1)
+	child.To(fsm.CloseWait, 10*time.Millisecond, answered...)
+	c.To(fsm.FinWait2, 10*time.Millisecond, asked...)
+	return c, child, asked, answered
+}
+
+// hungUp is the end of both sides, from FIN_WAIT_2 on, and what c has counted
+// then.
+func (s *Script) hungUp(child *Socket, answered []Option) Option {
+	child.To(fsm.LastAck, time.Second, append(answered, ByClose)...)
+	child.To(fsm.Closed, 20*time.Millisecond, Counters(1026, 79, 10_000, 1), Sent(1024))
+	return func(c *Socket, e *events.Event) {
+		Counters(80, 1025, 10_000, 0)(c, e)
+		Sent(78)(c, e)
+	}
+}
+
+// TimeWait is a connection that ends in good order. A minisock keeps it in
+// TIME_WAIT, to the given end.
+func (s *Script) TimeWait(end fsm.End, lasts time.Duration) {
+	c, child, _, answered := s.untilFinWait2(ByClose)
+	counted := s.hungUp(child, answered)
+	c.To(fsm.TimeWait, time.Microsecond, Minisock, counted)
+	c.End(end, lasts)
+}
+
+// SimultaneousClose is a connection of which both sides close before they hear
+// of the other.
+func (s *Script) SimultaneousClose() {
+	c, child, asked, answered := s.askAndAnswer()
+	c.To(fsm.FinWait1, time.Second, append(asked, ByClose)...)
+	child.To(fsm.FinWait1, time.Microsecond, append(answered, ByClose)...)
+	c.To(fsm.Closing, 10*time.Millisecond)
+	child.To(fsm.Closing, time.Microsecond)
+	c.To(fsm.TimeWait, 10*time.Millisecond, Minisock, Counters(80, 1025, 10_000, 0), Sent(78))
+	child.To(fsm.TimeWait, time.Microsecond, Minisock, Counters(1026, 79, 10_000, 1), Sent(1024))
+	c.End(fsm.EndExpired, 60*time.Second)
+	child.End(fsm.EndExpired, time.Millisecond)
+}
+
+// Orphan is a connection that curl closes and nginx does not: a minisock waits
+// for the FIN in FIN_WAIT_2, in vain.
+func (s *Script) Orphan() {
+	c, _, asked, _ := s.untilFinWait2(ByClose)
+	c.To(fsm.FinWait2, time.Microsecond, append(asked, Minisock)...)
+	c.End(fsm.EndExpired, 60*time.Second)
+}
+
+// OrphanAnswersData is Orphan, but nginx sends more.
+func (s *Script) OrphanAnswersData() {
+	c, child, asked, answered := s.untilFinWait2(ByClose)
+	c.To(fsm.FinWait2, time.Microsecond, append(asked, Minisock)...)
+	c.End(fsm.EndResetSent, time.Second)
+	child.To(fsm.Closed, 10*time.Millisecond, append(answered, Errno(32))...)
+}
+
+// OrphanEstimated is Orphan, but the FIN reaches the minisock. The kernel side
+// does not see that, only what it did to the timer.
+func (s *Script) OrphanEstimated() {
+	c, child, asked, answered := s.untilFinWait2(ByClose)
+	c.To(fsm.FinWait2, time.Microsecond, append(asked, Minisock)...)
+	s.hungUp(child, answered)
+	c.End(fsm.EndExpired, 60*time.Second, Estimated(60*time.Second))
+}
+
+// OrphanTimeWait is Orphan, but the FIN reaches the minisock, and the kernel side
+// sees its timer being set.
+func (s *Script) OrphanTimeWait() {
+	c, child, asked, answered := s.untilFinWait2(ByClose)
+	c.To(fsm.FinWait2, time.Microsecond, append(asked, Minisock)...)
+	s.hungUp(child, answered)
+	c.MinisockTo(fsm.TimeWait, time.Microsecond)
+	c.End(fsm.EndExpired, 60*time.Second)
+}
+
+// BegunAnew is a socket that is connected again, generation 1, while its minisock
+// is in TIME_WAIT.
+func (s *Script) BegunAnew() {
+	c, child, _, answered := s.untilFinWait2(ByShutdown)
+	counted := s.hungUp(child, answered)
+	c.To(fsm.TimeWait, time.Microsecond, Minisock, counted)
+	c.Flags, c.Shutdown = 0, 0
+	c.Local, c.Remote = netip.MustParseAddrPort("10.0.0.1:40009"), netip.MustParseAddrPort("10.0.0.3:80")
+	c.To(fsm.SynSent, time.Second)
+	c.To(fsm.Established, time.Millisecond)
+	c.End(fsm.EndExpired, 59*time.Second)
+	c.To(fsm.Closed, time.Second, Errno(104))
+}
+
+// Skipped is a connection that ends in good order, but without TIME_WAIT: why
+// says what is known of that.
+func (s *Script) Skipped(why Option) {
+	c, child, _, answered := s.untilFinWait2(ByClose)
+	counted := s.hungUp(child, answered)
+	c.To(fsm.Closed, time.Microsecond, ByFIN, counted, why)
+}
+
+// Handshakes is four of a listener that come to nothing, each in another way.
+func (s *Script) Handshakes() {
+	_, l := s.Pair("10.0.0.1:40000", "10.0.0.2:80")
+	l.To(fsm.Listen, 0)
+	l.Request("10.0.0.2:80", "10.0.0.9:50001", fsm.EndReset, 10*time.Millisecond, time.Second)
+	l.Request("10.0.0.2:80", "10.0.0.9:50002", fsm.EndResetSent, 10*time.Millisecond, time.Second)
+	l.Request("10.0.0.2:80", "10.0.0.9:50003", fsm.EndExpired, 63*time.Second, 63*time.Second)
+	l.To(fsm.Closed, time.Second, ByClose)
+	l.Request("10.0.0.2:80", "10.0.0.9:50004", fsm.EndListenerClosed, time.Second, time.Microsecond)
+}
+
+// SYNCookie is a child of a handshake of which the kernel kept nothing.
+func (s *Script) SYNCookie() {
+	_, l := s.Pair("10.0.0.1:40000", "10.0.0.2:80")
+	child := l.To(fsm.Listen, 0).Accept("10.0.0.2:80", "10.0.0.1:40010")
+	child.To(fsm.SynRcvd, time.Second)
+	child.To(fsm.Established, 3*time.Microsecond, Unseen)
+	child.To(fsm.CloseWait, time.Second)
+	child.To(fsm.LastAck, time.Millisecond, ByClose)
+	child.To(fsm.Closed, time.Millisecond)
+}
+
+// ResetsWithReasons is four ends by which the kernel sends a reset and says why.
+func (s *Script) ResetsWithReasons() {
+	_, child, _, answered := s.askAndAnswer()
+	child.To(fsm.Closed, time.Second, append(answered, ByClose, With(events.FlagUnread), ResetSent(resetUnread))...)
+	for i, end := range []struct {
+		from fsm.State
+		opts []Option
+	}{
+		{fsm.FinWait1, []Option{ResetSent(resetMemory)}},
+		{fsm.FinWait2, []Option{ResetSent(resetData)}},
+		{fsm.LastAck, []Option{Errno(32), ResetSent(events.ResetUnspecified)}},
+	} {
+		c, _ := s.Pair(fmt.Sprintf("10.0.0.1:%d", 40011+i), "10.0.0.2:80")
+		c.To(fsm.SynSent, 0)
+		c.To(fsm.Established, time.Millisecond)
+		if end.from == fsm.LastAck {
+			c.To(fsm.CloseWait, time.Second)
+			c.To(fsm.LastAck, time.Millisecond, ByClose)
+		} else {
+			c.To(fsm.FinWait1, time.Second, ByClose)
+		}
+		if end.from == fsm.FinWait2 {
+			c.To(fsm.FinWait2, time.Millisecond)
+		}
+		c.To(fsm.Closed, time.Millisecond, end.opts...)
+	}
 }
 
 // Churn is n short connections on loopback, one after the other.
