@@ -1,5 +1,6 @@
 // Package lifecycle follows sockets from record to record: it knows what a
-// single transition cannot show, whether it continues the last one.
+// single transition cannot show, whether it continues the last one, and what the
+// whole connection was.
 //
 // It lives by the time of the events, never by the wall clock, so that a
 // recording gives the same as the live run did.
@@ -13,9 +14,9 @@ import (
 	"tcptrace/fsm"
 )
 
-// DefaultMaxSockets is how many sockets a Tracker follows at once, at about
-// 100 bytes each.
-const DefaultMaxSockets = 1 << 18
+// DefaultMaxConnections is how many sockets a Tracker follows at once, at less
+// than 300 bytes each.
+const DefaultMaxConnections = 1 << 19
 
 // Transition is an event with what is known about it from its socket's
 // history.
@@ -29,46 +30,71 @@ type Transition struct {
 	// Life is the socket's history, this event included. It is valid until the
 	// next call of Observe and may be marked by its users.
 	Life *Life
+	// Ended: with this event the kernel forgot the connection.
+	Ended bool
+	// Unended is, mostly nil, the earlier generation of the socket, of whose
+	// end there was no record.
+	Unended *Life
 }
-
-// Life is one generation of a socket.
-type Life struct {
-	cookie     uint64
-	generation uint32
-	seq        uint32 // of the last record
-	newer      int32  // neighbours by last use
-	older      int32
-	prev       fsm.State // before last
-	last       fsm.State
-	listener   bool
-	// Counted is for the user: see Summary of package output.
-	Counted bool
-}
-
-// IsConnection reports whether it is, or was to become, a connection: it is no
-// listener.
-func (l *Life) IsConnection() bool { return !l.listener }
 
 // Tracker follows sockets. It may be used from one goroutine at a time.
 type Tracker struct {
 	max     int
-	byID    map[uint64]int32 // cookie to index in lives
-	lives   []Life           // lives[0] is the end of the list by last use
-	free    int32            // first of the unused, chained by newer; 0: none
+	index   index
+	lives   slab  // the first is the end of the list by last use
+	free    int32 // first of the unused, chained by newer; 0: none
 	evicted uint64
+	single  Life // of an event that cannot be followed
+	unended Life
 }
 
-// NewTracker returns a tracker that follows up to maxSockets sockets, 0 meaning
-// DefaultMaxSockets. Beyond that the one that has been still for longest is
+// socketID names one generation of a socket. While the minisock of one lives, the
+// next may have begun.
+type socketID struct {
+	cookie     uint64
+	generation uint32
+}
+
+// slot is the place of a Life, with its neighbours by last use.
+type slot struct {
+	Life
+	newer, older int32
+}
+
+func (s *slot) id() socketID { return socketID{s.cookie, s.generation} }
+
+// slab grows by a chunk at a time and never moves: of millions of slots, no
+// second copy is needed to make room for one more.
+type slab [][]slot
+
+const chunk = 1 << 10
+
+func (s slab) at(i int32) *slot { return &s[i/chunk][i%chunk] }
+
+func (s slab) len() int { return (len(s)-1)*chunk + len(s[len(s)-1]) }
+
+// add returns the index of a new slot.
+func (s *slab) add() int32 {
+	last := &(*s)[len(*s)-1]
+	if len(*last) == chunk {
+		*s = append(*s, make([]slot, 0, chunk))
+		last = &(*s)[len(*s)-1]
+	}
+	*last = append(*last, slot{})
+	return int32(s.len() - 1)
+}
+
+// NewTracker returns a tracker that follows up to maxConnections sockets, 0
+// meaning DefaultMaxConnections. Beyond that the one that has been still for longest is
 // forgotten and counted.
-func NewTracker(maxSockets int) *Tracker {
-	if maxSockets <= 0 {
-		maxSockets = DefaultMaxSockets
+func NewTracker(maxConnections int) *Tracker {
+	if maxConnections <= 0 {
+		maxConnections = DefaultMaxConnections
 	}
 	return &Tracker{
-		max:   maxSockets,
-		byID:  make(map[uint64]int32),
-		lives: make([]Life, 1),
+		max:   maxConnections,
+		index: newIndex(),
+		lives: slab{make([]slot, 1, chunk)},
 	}
 }
 
@@ -83,28 +109,29 @@ func (t *Tracker) Observe(e *events.Event, out *Transition) {
 		out.Dwell, out.HasDwell = time.Duration(e.Time-e.Entered), true
 	}
 
-	if e.Cookie == 0 { // the kernel names every socket: this one cannot be followed
-		out.Life = &Life{}
+	if e.Cookie == 0 { // a handshake that came to nothing: this is all of it
+		t.alone(out)
 		return
 	}
-	i, found := t.byID[e.Cookie]
-	if !found {
-		i = t.add(e.Cookie)
+	id := socketID{e.Cookie, e.Generation}
+	i, found := t.find(id)
+	switch {
+	case found && t.lives.at(i).InMinisock() && e.Source == events.SourceTracepoint:
+		t.alone(out) // the socket is closed again, which is no matter of its minisock
+		return
+	case !found:
+		out.Unended = t.endEarlier(e)
+		i = t.add(id)
 	}
-	l := &t.lives[i]
+	l := &t.lives.at(i).Life
 	out.Life = l
 	t.judgeContinuity(l, found, out)
 	if out.Verdict == fsm.Illegal && found && l.prev != 0 {
 		out.Reason += fmt.Sprintf(" (before: %v -> %v)", l.prev, l.last)
 	}
 
-	if !found || l.generation != e.Generation {
-		l.prev, l.listener, l.Counted = 0, false, false
-	}
-	born := e.From == fsm.Listen && e.To == fsm.SynRcvd
-	l.listener = l.listener || e.To == fsm.Listen || e.From == fsm.Listen && !born
-	l.generation, l.seq = e.Generation, e.Seq
-	l.prev, l.last = e.From, e.To
+	l.observe(out)
+	out.Ended = e.From != fsm.Closed && e.To == fsm.Closed
 	if e.To == fsm.Closed {
 		t.remove(i)
 	} else {
@@ -113,29 +140,64 @@ func (t *Tracker) Observe(e *events.Event, out *Transition) {
 	}
 }
 
+// endEarlier forgets the generation before the event's, of whose end there was no
+// record, and returns it. One in a minisock goes on.
+func (t *Tracker) endEarlier(e *events.Event) *Life {
+	if e.Generation == 0 {
+		return nil
+	}
+	i, found := t.find(socketID{e.Cookie, e.Generation - 1})
+	if !found || t.lives.at(i).InMinisock() {
+		return nil
+	}
+	t.unended = t.lives.at(i).Life
+	t.remove(i)
+	return &t.unended
+}
+
+// alone takes an event that has no history.
+func (t *Tracker) alone(out *Transition) {
+	t.single = Life{}
+	out.Life = &t.single
+	out.Life.observe(out)
+	out.Ended = out.From != fsm.Closed && out.To == fsm.Closed
+}
+
+// Each calls f with what has not ended, the one that has been still for longest
+// first.
+func (t *Tracker) Each(f func(*Life) error) error {
+	for i := t.lives.at(0).newer; i != 0; i = t.lives.at(i).newer {
+		if err := f(&t.lives.at(i).Life); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // judgeContinuity overrules the judgement where the event does not continue
 // the socket's last one. An edge that is illegal by itself stays so: both its
 // ends are in the record.
 func (t *Tracker) judgeContinuity(l *Life, found bool, out *Transition) {
 	e := out.Event
+	continues := e.From == l.last || l.finReached(e)
 	switch {
 	case out.Verdict == fsm.Illegal:
 	case !found && (t.evicted > 0 || e.From == fsm.Closed && e.To == fsm.Closed):
 		// Forgotten, for want of room or at its first step to CLOSED: what is
 		// missing is not known to be lost.
-	case !found || l.generation != e.Generation:
+	case !found:
 		if e.Seq > 1 {
 			out.gap(lostRecords(e.Seq - 1))
 		}
 	case e.Seq == 0 || l.seq == 0:
-		if e.From != l.last {
+		if !continues {
 			out.gap("its records are not numbered, and one is missing")
 		}
 	case e.Seq > l.seq+1:
 		out.gap(lostRecords(e.Seq - l.seq - 1))
 	case e.Seq <= l.seq:
 		out.gap(fmt.Sprintf("record %d of this socket after its record %d", e.Seq, l.seq))
-	case e.From != l.last:
+	case !continues:
 		out.Verdict = fsm.Illegal
 		out.Rule = "RFC 9293 3.3.2 state machine"
 		out.Reason = fmt.Sprintf("the socket was in %v, but this leaves %v, and no record was lost between", l.last, e.From)
@@ -155,21 +217,25 @@ func lostRecords(n uint32) string {
 	return fmt.Sprintf("%d records of this socket were lost before this one", n)
 }
 
+func (t *Tracker) find(id socketID) (place int32, found bool) {
+	place = t.index.entries[t.index.find(t.lives, id)]
+	return place, place != 0
+}
+
 // add makes room for a socket and returns its place.
-func (t *Tracker) add(cookie uint64) int32 {
-	if len(t.byID) >= t.max {
+func (t *Tracker) add(id socketID) int32 {
+	if t.index.used >= t.max {
 		t.evicted++
-		t.remove(t.lives[0].newer) // around the end: the one unused for longest
+		t.remove(t.lives.at(0).newer) // around the end: the one unused for longest
 	}
 	i := t.free
 	if i != 0 {
-		t.free = t.lives[i].newer
+		t.free = t.lives.at(i).newer
 	} else {
-		t.lives = append(t.lives, Life{})
-		i = int32(len(t.lives) - 1)
+		i = t.lives.add()
 	}
-	t.lives[i] = Life{cookie: cookie}
-	t.byID[cookie] = i
+	*t.lives.at(i) = slot{Life: Life{cookie: id.cookie, generation: id.generation}}
+	t.index.put(t.lives, i)
 	t.link(i)
 	return i
 }
@@ -177,20 +243,20 @@ func (t *Tracker) add(cookie uint64) int32 {
 // remove forgets a socket. Its Life stays readable until its place is used
 // again.
 func (t *Tracker) remove(i int32) {
-	delete(t.byID, t.lives[i].cookie)
+	t.index.remove(t.lives, t.lives.at(i).id())
 	t.unlink(i)
-	t.lives[i].newer = t.free
+	t.lives.at(i).newer = t.free
 	t.free = i
 }
 
 // link makes i the one used last: older than the end of the ring.
 func (t *Tracker) link(i int32) {
-	newest := t.lives[0].older
-	t.lives[i].older, t.lives[i].newer = newest, 0
-	t.lives[newest].newer, t.lives[0].older = i, i
+	newest := t.lives.at(0).older
+	t.lives.at(i).older, t.lives.at(i).newer = newest, 0
+	t.lives.at(newest).newer, t.lives.at(0).older = i, i
 }
 
 func (t *Tracker) unlink(i int32) {
-	l := &t.lives[i]
-	t.lives[l.older].newer, t.lives[l.newer].older = l.newer, l.older
+	l := t.lives.at(i)
+	t.lives.at(l.older).newer, t.lives.at(l.newer).older = l.newer, l.older
 }

@@ -44,6 +44,19 @@ func TestScenarios(t *testing.T) {
 		"gap":                 {2: fsm.Gap},
 		"illegal edge":        {2: fsm.Illegal},
 		"illegal jump":        {2: fsm.Illegal},
+
+		"time wait reused":       {11: fsm.Linux},
+		"time wait reset":        {11: fsm.Abort},
+		"time wait destroyed":    {11: fsm.Abort},
+		"orphan":                 {8: fsm.Linux, 9: fsm.Abort},
+		"orphan answers data":    {8: fsm.Linux, 9: fsm.Abort, 10: fsm.Abort},
+		"orphan, FIN estimated":  {8: fsm.Linux},
+		"orphan, FIN seen":       {8: fsm.Linux},
+		"begun anew":             {14: fsm.Abort},
+		"time wait skipped":      {10: fsm.Illegal},
+		"time wait not observed": {10: fsm.Linux},
+		"handshakes":             {1: fsm.Abort, 2: fsm.Abort, 3: fsm.Abort, 5: fsm.Abort},
+		"resets with reasons":    {5: fsm.Abort, 9: fsm.Abort, 14: fsm.Abort, 19: fsm.Abort},
 	}
 	for i := range eventstest.HostileComms {
 		if want["hostile names"] == nil {
@@ -280,20 +293,19 @@ func TestDwellGoesOnInASelfLoop(t *testing.T) {
 
 func TestCookie0IsNotFollowed(t *testing.T) {
 	tr := lifecycle.NewTracker(1)
-	var lives []*lifecycle.Life
 	for _, e := range []events.Event{
 		{Seq: 1, From: fsm.Closed, To: fsm.SynSent},
 		{Seq: 7, From: fsm.CloseWait, To: fsm.LastAck}, // of another socket, it may be
 		{Seq: 1, From: fsm.Established, To: fsm.FinWait1, Entered: 1, Time: 3},
 	} {
 		var out lifecycle.Transition
-		if tr.Observe(&e, &out); out.Verdict != fsm.Legal || out.Life == nil || slices.Contains(lives, out.Life) {
-			t.Errorf("%v -> %v: %v, life %p", e.From, e.To, out.Verdict, out.Life)
+		if tr.Observe(&e, &out); out.Verdict != fsm.Legal || out.Life.Marked || out.Ended {
+			t.Errorf("%v -> %v: %v, known %v, ended %v", e.From, e.To, out.Verdict, out.Life.Marked, out.Ended)
 		}
+		out.Life.Marked = true // the next is of another
 		if out.HasDwell != (e.Entered != 0) {
 			t.Errorf("%v -> %v has dwell %v", e.From, e.To, out.HasDwell)
 		}
-		lives = append(lives, out.Life)
 	}
 	if tr.Followed() != 0 || tr.Evicted() != 0 {
 		t.Errorf("%d followed, %d evicted", tr.Followed(), tr.Evicted())
@@ -331,10 +343,10 @@ func TestLife(t *testing.T) {
 		if out.Life.IsConnection() == listener {
 			t.Errorf("%+v: %v -> %v is a connection: %v", k, e.From, e.To, !listener)
 		}
-		if out.Life.Counted != marked[k] {
-			t.Errorf("%+v: %v -> %v is counted: %v", k, e.From, e.To, out.Life.Counted)
+		if out.Life.Marked != marked[k] {
+			t.Errorf("%+v: %v -> %v is marked: %v", k, e.From, e.To, out.Life.Marked)
 		}
-		out.Life.Counted, marked[k] = true, true
+		out.Life.Marked, marked[k] = true, true
 	}
 	if len(marked) != 3+5 {
 		t.Errorf("%d lives: %v", len(marked), marked)
