@@ -24,15 +24,43 @@ enum event_flag {
 	EVENT_LINGER2 = 1 << 4,    /* TCP_LINGER2 negative: no FIN_WAIT_2 */
 	EVENT_PEER_FIN = 1 << 5,   /* the peer's FIN had arrived */
 	EVENT_UNACCEPTED = 1 << 6, /* a child that no process has held yet */
+	EVENT_MINISOCK = 1 << 7,   /* a minisock took over, and is in `to` */
+	EVENT_SKIPPED = 1 << 8,    /* none did, though all are followed */
+	EVENT_COUNTED = 1 << 9,    /* tw_count and tw_limit are known */
+	EVENT_ESTIMATED = 1 << 10, /* `entered` is exact to a tick of the timer only */
+	/* Of timers, whose steps come in pairs; the reader makes one of them. */
+	EVENT_PROVISIONAL = 1 << 11, /* the end, unless a record supersedes it at once */
+	EVENT_SUPERSEDES = 1 << 12,  /* takes the provisional one back */
+};
+
+/* What a record tells of. */
+enum event_source {
+	SOURCE_TRACEPOINT, /* a transition of a socket */
+	SOURCE_TIMEWAIT,   /* a minisock, by its timer */
+	SOURCE_REQUEST,    /* a handshake that came to nothing, by its timer */
+	SOURCE_RESET,      /* a reset sent just after the socket's last transition */
+};
+
+/* Why a minisock or the request of a handshake ended. */
+enum end_reason {
+	END_NONE,
+	END_EXPIRED,
+	END_REUSED,     /* a new connection took the tuple */
+	END_RESET,      /* reset by the peer */
+	END_NETNS,      /* its network namespace went */
+	END_KILLED,     /* otherwise, or not known how */
+	END_RESET_SENT, /* refused by a reset of ours */
+	END_LISTENER,   /* its listener listens no more */
 };
 
 struct event {
 	__u64 time;    /* ns of CLOCK_BOOTTIME */
-	__u64 cookie;  /* names the socket while the host is up; `sk:` of ss -e */
+	__u64 cookie;  /* names the socket while the host is up; `sk:` of ss -e; 0: of a request */
 	__u64 entered; /* when `from` was entered, same clock; 0: not seen */
 	__u64 cgroup;  /* 0: not known */
 	__u64 bytes_acked;
 	__u64 bytes_received;
+	__u64 bytes_sent; /* payload, each byte once */
 	__u32 generation; /* earlier lives of the same socket */
 	__u32 seq;        /* records of this generation so far, this one too; 0: not known */
 	__u32 netns;      /* inode of the network namespace */
@@ -41,6 +69,8 @@ struct event {
 	__u32 srtt_us;    /* smoothed round trip in microseconds; 0: none measured */
 	__u32 retransmits;
 	__s32 error;       /* sk_err: errno the kernel ended it with; 0: none */
+	__u32 tw_count;    /* minisocks of the namespace, with EVENT_SKIPPED and _COUNTED */
+	__u32 tw_limit;    /* net.ipv4.tcp_max_tw_buckets, likewise */
 	__u8 laddr[16];    /* IPv4 as ::ffff:a.b.c.d */
 	__u8 raddr[16];    /* likewise */
 	__u16 lport;       /* 0: not assigned yet */
@@ -52,14 +82,22 @@ struct event {
 	__u8 shutdown;     /* bit 0: receiving shut, bit 1: sending shut */
 	__u8 owner_source; /* enum owner_source */
 	__u8 comm[16];     /* owner's, of the thread group leader */
-	__u8 pad[4];
+	__u8 source;       /* enum event_source */
+	__u8 end;          /* enum end_reason */
+	__u8 reset;        /* reason of the reset sent, as numbered by the loader; 0: none */
+	__u8 pad[1];
 };
+
+/* Of a reset without a reason, or with one that the loader does not know. */
+#define RESET_UNSPECIFIED 1
 
 /* What is counted, on each CPU. */
 enum counter {
 	COUNT_RINGBUF_FULL, /* records that found no room: the reader is behind */
 	COUNT_NO_HISTORY,   /* records sent without history: no memory for it */
 	COUNT_RESCUED,      /* transitions that set_state_again took for set_state */
+	COUNT_MINISOCKS,    /* minisocks that found no room to be followed */
+	COUNT_REQUESTS,     /* handshakes likewise */
 	COUNTERS,
 };
 

@@ -39,6 +39,7 @@ enum {
 };
 
 enum {
+	BPF_ANY = 0,
 	BPF_F_NO_PREALLOC = 1 << 0,
 	BPF_F_CLONE = 1 << 9,
 	BPF_SK_STORAGE_GET_F_CREATE = 1 << 0,
@@ -67,6 +68,7 @@ enum {
 	TCP_LAST_ACK,
 	TCP_LISTEN,
 	TCP_CLOSING,
+	TCP_NEW_SYN_RECV, /* of a request */
 };
 
 /* Of include/linux/sched.h: a thread that belongs to the kernel. */
@@ -91,8 +93,30 @@ struct ns_common {
 	unsigned int inum; /* names the namespace, as in /proc/PID/ns/net */
 };
 
+typedef struct {
+	int counter;
+} atomic_t;
+
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
+typedef struct {
+	atomic_t refs;
+} refcount_t;
+
+struct inet_timewait_death_row {
+	refcount_t tw_refcount; /* minisocks, and 1 */
+	int sysctl_max_tw_buckets;
+};
+
+struct netns_ipv4 {
+	struct inet_timewait_death_row tcp_death_row;
+};
+
 struct net {
 	struct ns_common ns;
+	struct netns_ipv4 ipv4;
 };
 
 typedef struct {
@@ -117,10 +141,18 @@ struct sock_common {
 	__be16 skc_dport;     /* peer */
 	__u16 skc_num;        /* own port, host order */
 	unsigned short skc_family;
+	volatile unsigned char skc_state;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;     /* peer */
 	struct in6_addr skc_v6_rcv_saddr; /* own address */
-	unsigned long skc_flags;          /* bits of enum sock_flags */
+	union {
+		__u32 skc_tw_snd_nxt; /* of a minisock */
+	};
+	atomic64_t skc_cookie; /* 0 until somebody asks for it */
+	union {
+		unsigned long skc_flags;   /* bits of enum sock_flags */
+		struct sock *skc_listener; /* of a request */
+	};
 };
 
 typedef struct {
@@ -145,11 +177,40 @@ struct inet_sock {
 struct tcp_sock {
 	__u64 bytes_acked;
 	__u64 bytes_received;
-	__u32 copied_seq; /* what the process has read */
-	__u32 rcv_nxt;    /* what has arrived */
-	__u32 srtt_us;    /* smoothed round trip, in eighths of a microsecond */
+	__u64 bytes_sent;    /* payload, retransmissions too */
+	__u64 bytes_retrans; /* payload of these */
+	__u32 copied_seq;    /* what the process has read */
+	__u32 rcv_nxt;       /* what has arrived */
+	__u32 srtt_us;       /* smoothed round trip, in eighths of a microsecond */
 	__u32 total_retrans;
 	int linger2; /* negative: no FIN_WAIT_2 for an orphan */
+};
+
+struct timer_list {
+	unsigned long expires; /* in jiffies */
+	void (*function)(struct timer_list *);
+};
+
+/* The minisock: what is left of a connection in TIME_WAIT or FIN_WAIT_2. */
+struct inet_timewait_sock {
+	struct sock_common __tw_common;
+	volatile unsigned char tw_substate;
+	struct timer_list tw_timer;
+};
+
+/* A handshake on the listener's side, from the SYN to the final ACK. */
+struct request_sock {
+	struct sock_common __req_common;
+	struct timer_list rsk_timer;
+};
+
+struct tcp_request_sock {
+	__u32 snt_isn; /* initial sequence number of the SYN-ACK */
+};
+
+struct sk_buff {
+	unsigned char *head;
+	__u16 transport_header; /* from head */
 };
 
 struct task_struct {

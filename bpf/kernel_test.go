@@ -1,7 +1,6 @@
 package bpf
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -676,6 +675,8 @@ func TestRecordsAreWhole(t *testing.T) {
 		for range 10 {
 			check(t, unix.Close(ns.listen(t, v4(0))))
 		}
+		ns.leaveMinisock(t)
+		ns.abandonHandshake(t)
 		for {
 			b, err := tracer.Read()
 			if errors.Is(err, ErrIdle) {
@@ -686,10 +687,168 @@ func TestRecordsAreWhole(t *testing.T) {
 				t.Fatalf("a record has %d bytes, want %d", len(b), events.RecordSize)
 			}
 			for _, f := range fields {
-				if f.name == padding && binary.NativeEndian.Uint32(b[f.offset:f.end()]) != 0 {
-					t.Fatalf("padding at %d is % x", f.offset, b[f.offset:f.end()])
+				if p := b[f.offset:f.end()]; f.name == padding && slices.ContainsFunc(p, func(c byte) bool { return c != 0 }) {
+					t.Fatalf("padding at %d is % x", f.offset, p)
 				}
 			}
+		}
+	}
+}
+
+// leaveMinisock makes a connection that its client leaves in FIN_WAIT_2, to a
+// minisock, which the server then resets. It returns the client's cookie.
+func (ns *netns) leaveMinisock(t *testing.T) (cookie uint64) {
+	t.Helper()
+	server := ns.listen(t, v4(0))
+	defer func() { check(t, unix.Close(server)) }()
+	to, err := unix.Getsockname(server)
+	check(t, err)
+	client := ns.socket(t, v4(0))
+	check(t, unix.Connect(client, to))
+	child, _, err := unix.Accept(server)
+	check(t, err)
+	cookie, err = unix.GetsockoptUint64(client, unix.SOL_SOCKET, unix.SO_COOKIE)
+	check(t, err)
+	check(t, unix.Shutdown(client, unix.SHUT_WR))
+	for info := (&unix.TCPInfo{}); info.State != uint8(fsm.FinWait2); {
+		info, err = unix.GetsockoptTCPInfo(client, unix.IPPROTO_TCP, unix.TCP_INFO)
+		check(t, err)
+	}
+	check(t, unix.Close(client))
+	check(t, closeByReset(child))
+	return cookie
+}
+
+// abandonHandshake sends a SYN to a listener that closes before it is answered.
+func (ns *netns) abandonHandshake(t *testing.T) (listener netip.AddrPort) {
+	t.Helper()
+	server := ns.listen(t, v4(0))
+	to, err := unix.Getsockname(server)
+	check(t, err)
+	client := ns.socket(t, v4(0))
+	check(t, unix.SetNonblock(client, true))
+	drop := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K} // the SYN-ACK
+	check(t, unix.SetsockoptSockFprog(client, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &drop}))
+	if err := unix.Connect(client, to); err != unix.EINPROGRESS {
+		t.Fatalf("connect: %v, want %v", err, unix.EINPROGRESS)
+	}
+	check(t, unix.Close(server))
+	check(t, unix.Close(client))
+	return v4(uint16(to.(*unix.SockaddrInet4).Port))
+}
+
+// readUntil reads records up to one that is meant.
+func readUntil(t *testing.T, tracer *Tracer, meant func(*events.Event) bool) (list []events.Event) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		b, err := tracer.Read()
+		switch {
+		case err == nil:
+			list = append(list, decode(t, b))
+			if meant(&list[len(list)-1]) {
+				return list
+			}
+		case !errors.Is(err, ErrIdle):
+			t.Fatal(err)
+		case time.Now().After(deadline):
+			t.Fatalf("it has not come, only %+v", list)
+		}
+	}
+}
+
+// describe writes the records of timers, and those of the socket.
+func describe(list []events.Event, cookie uint64) (lines []string) {
+	for i := range list {
+		if e := &list[i]; e.Source == events.SourceTimeWait || e.Source == events.SourceRequest || e.Cookie == cookie {
+			lines = append(lines, fmt.Sprintf("%d %v %v->%v flags %#x end %v", e.Seq, e.Source, e.From, e.To, uint16(e.Flags&^events.FlagLocal&^events.FlagOrphan), e.End))
+		}
+	}
+	return lines
+}
+
+// TestTimers: what becomes of a socket's minisock follows the socket's own
+// records, and a handshake that comes to nothing has one of its own.
+func TestTimers(t *testing.T) {
+	requireKernel(t)
+	ns := newNetNS(t)
+	tracer := openTracer(t, &Options{NetNS: ns.inode})
+	if err := errors.Join(tracer.TimeWait(), tracer.HalfOpen()); err != nil {
+		t.Fatal(err)
+	}
+	cookie := ns.leaveMinisock(t)
+	listener := ns.abandonHandshake(t)
+	list := readUntil(t, tracer, func(e *events.Event) bool { return e.End == fsm.EndListenerClosed })
+	list = append(list, rest(t, tracer)...)
+
+	want := []string{
+		"1 tracepoint CLOSED->SYN_SENT flags 0x0 end none",
+		"2 tracepoint SYN_SENT->ESTABLISHED flags 0x0 end none",
+		"3 tracepoint ESTABLISHED->FIN_WAIT_1 flags 0x0 end none",
+		"4 tracepoint FIN_WAIT_1->FIN_WAIT_2 flags 0x0 end none",
+		"5 tracepoint FIN_WAIT_2->FIN_WAIT_2 flags 0x0 end none", // the second close
+		fmt.Sprintf("6 tracepoint FIN_WAIT_2->FIN_WAIT_2 flags %#x end none", uint16(events.FlagMinisock)),
+		fmt.Sprintf("7 timewait FIN_WAIT_2->CLOSED flags %#x end reset", uint16(events.FlagProvisional)),
+		// The kernel keeps the request until its timer expires, of which the first step looks like this.
+		fmt.Sprintf("0 request SYN_RCVD->CLOSED flags %#x end listener_closed", uint16(events.FlagProvisional)),
+		fmt.Sprintf("0 request SYN_RCVD->CLOSED flags %#x end listener_closed", uint16(events.FlagProvisional|events.FlagSupersedes)),
+	}
+	if got := describe(list, cookie); !slices.Equal(got, want) {
+		t.Errorf("saw\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(want, "\n  "))
+	}
+	for i := range list {
+		e := &list[i]
+		switch {
+		case e.Source == events.SourceTimeWait && e.Cookie != cookie,
+			e.Source == events.SourceRequest && (e.Cookie != 0 || e.Local != listener || !e.HasRemote()):
+			t.Errorf("a record of somebody else: %+v", e)
+		case e.Source != events.SourceTracepoint && e.Source != events.SourceReset && (e.Entered == 0 || e.Entered >= e.Time || e.NetNS != ns.inode):
+			t.Errorf("time or namespace: %+v", e)
+		}
+	}
+}
+
+// TestTimersSwitchedOff: then all is as the kernel's tracepoint has it.
+func TestTimersSwitchedOff(t *testing.T) {
+	requireKernel(t)
+	ns := newNetNS(t)
+	tracer := openTracer(t, &Options{NetNS: ns.inode, NoTimers: true})
+	if !errors.Is(tracer.TimeWait(), ErrSwitchedOff) || !errors.Is(tracer.HalfOpen(), ErrSwitchedOff) {
+		t.Errorf("TIME_WAIT: %v, handshakes: %v, want %v", tracer.TimeWait(), tracer.HalfOpen(), ErrSwitchedOff)
+	}
+	cookie := ns.leaveMinisock(t)
+	got := describe(rest(t, tracer), cookie)
+	const last = "6 tracepoint FIN_WAIT_2->CLOSED flags 0x0 end none"
+	if len(got) != 6 || got[5] != last {
+		t.Errorf("saw\n  %s\nwant 6 records, the last %s", strings.Join(got, "\n  "), last)
+	}
+}
+
+// TestSelfTestIsNotSeen: the connection that a tracer makes to itself as it
+// opens is in no record, neither in its own nor in those of another one, nor is
+// anything of it left.
+func TestSelfTestIsNotSeen(t *testing.T) {
+	requireKernel(t)
+	ns := newNetNS(t)
+	var own []events.Event
+	ns.do(t, func() error {
+		tracer, err := Open(nil) // of the whole host
+		if err != nil {
+			return err
+		}
+		defer tracer.Close()
+		if err := errors.Join(tracer.TimeWait(), tracer.HalfOpen(), unix.Access("/proc/thread-self/net/tcp", unix.R_OK)); err != nil {
+			return err
+		}
+		text, err := os.ReadFile("/proc/thread-self/net/tcp")
+		if lines := strings.Count(string(text), "\n"); err == nil && lines != 1 {
+			t.Errorf("left behind:\n%s", text)
+		}
+		own = rest(t, tracer)
+		return err
+	})
+	for i := range own {
+		if e := &own[i]; e.NetNS == ns.inode {
+			t.Errorf("a record of the self-test: %+v", e)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"tcptrace/events"
+	"tcptrace/fsm"
 )
 
 // The C side and the Go side of a record are written by hand, apart from each
@@ -80,6 +81,7 @@ var decoded = map[string]func(*events.Event) any{
 	"cgroup":         func(e *events.Event) any { return e.Cgroup },
 	"bytes_acked":    func(e *events.Event) any { return e.BytesAcked },
 	"bytes_received": func(e *events.Event) any { return e.BytesReceived },
+	"bytes_sent":     func(e *events.Event) any { return e.BytesSent },
 	"generation":     func(e *events.Event) any { return e.Generation },
 	"seq":            func(e *events.Event) any { return e.Seq },
 	"netns":          func(e *events.Event) any { return e.NetNS },
@@ -88,6 +90,8 @@ var decoded = map[string]func(*events.Event) any{
 	"srtt_us":        func(e *events.Event) any { return e.SRTT },
 	"retransmits":    func(e *events.Event) any { return e.Retransmits },
 	"error":          func(e *events.Event) any { return uint32(e.Errno) },
+	"tw_count":       func(e *events.Event) any { return e.Minisocks },
+	"tw_limit":       func(e *events.Event) any { return e.MinisockLimit },
 	"laddr":          func(e *events.Event) any { return e.Local.Addr().As16() },
 	"raddr":          func(e *events.Event) any { return e.Remote.Addr().As16() },
 	"lport":          func(e *events.Event) any { return e.Local.Port() },
@@ -99,6 +103,9 @@ var decoded = map[string]func(*events.Event) any{
 	"shutdown":       func(e *events.Event) any { return e.Shutdown },
 	"owner_source":   func(e *events.Event) any { return uint8(e.Owner.Source) },
 	"comm":           func(e *events.Event) any { return [16]byte(e.Owner.Comm) },
+	"source":         func(e *events.Event) any { return uint8(e.Source) },
+	"end":            func(e *events.Event) any { return uint8(e.End) },
+	"reset":          func(e *events.Event) any { return uint8(e.Reset) },
 }
 
 const padding = "pad"
@@ -133,8 +140,11 @@ func TestLayoutIsDecoded(t *testing.T) {
 				record[i] = byte(i + 1)
 			}
 			for _, f := range fields {
-				if f.name == "owner_source" { // the one field with values that are refused
+				switch f.name { // of these some values are refused
+				case "owner_source":
 					record[f.offset] = byte(events.OwnerClose)
+				case "source":
+					record[f.offset] = byte(events.SourceRequest)
 				}
 			}
 			wire := bytes.Clone(record)
@@ -232,16 +242,41 @@ func TestEnums(t *testing.T) {
 			"OWNER_CLOSE":   uint64(events.OwnerClose),
 		}},
 		{"event_flag", map[string]uint64{
-			"EVENT_LOCAL":      uint64(events.FlagLocal),
-			"EVENT_ORPHAN":     uint64(events.FlagOrphan),
-			"EVENT_LINGER0":    uint64(events.FlagLinger0),
-			"EVENT_UNREAD":     uint64(events.FlagUnread),
-			"EVENT_LINGER2":    uint64(events.FlagLinger2),
-			"EVENT_PEER_FIN":   uint64(events.FlagPeerFIN),
-			"EVENT_UNACCEPTED": uint64(events.FlagUnaccepted),
+			"EVENT_LOCAL":       uint64(events.FlagLocal),
+			"EVENT_ORPHAN":      uint64(events.FlagOrphan),
+			"EVENT_LINGER0":     uint64(events.FlagLinger0),
+			"EVENT_UNREAD":      uint64(events.FlagUnread),
+			"EVENT_LINGER2":     uint64(events.FlagLinger2),
+			"EVENT_PEER_FIN":    uint64(events.FlagPeerFIN),
+			"EVENT_UNACCEPTED":  uint64(events.FlagUnaccepted),
+			"EVENT_MINISOCK":    uint64(events.FlagMinisock),
+			"EVENT_SKIPPED":     uint64(events.FlagSkipped),
+			"EVENT_COUNTED":     uint64(events.FlagCounted),
+			"EVENT_ESTIMATED":   uint64(events.FlagEstimated),
+			"EVENT_PROVISIONAL": uint64(events.FlagProvisional),
+			"EVENT_SUPERSEDES":  uint64(events.FlagSupersedes),
+		}},
+		{"event_source", map[string]uint64{
+			"SOURCE_TRACEPOINT": uint64(events.SourceTracepoint),
+			"SOURCE_TIMEWAIT":   uint64(events.SourceTimeWait),
+			"SOURCE_REQUEST":    uint64(events.SourceRequest),
+			"SOURCE_RESET":      uint64(events.SourceReset),
+		}},
+		{"end_reason", map[string]uint64{
+			"END_NONE":       uint64(fsm.EndNone),
+			"END_EXPIRED":    uint64(fsm.EndExpired),
+			"END_REUSED":     uint64(fsm.EndReused),
+			"END_RESET":      uint64(fsm.EndReset),
+			"END_NETNS":      uint64(fsm.EndNetNS),
+			"END_KILLED":     uint64(fsm.EndKilled),
+			"END_RESET_SENT": uint64(fsm.EndResetSent),
+			"END_LISTENER":   uint64(fsm.EndListenerClosed),
 		}},
 		// Tracer.Losses takes the counters in this order.
-		{"counter", map[string]uint64{"COUNT_RINGBUF_FULL": 0, "COUNT_NO_HISTORY": 1, "COUNT_RESCUED": 2, "COUNTERS": 3}},
+		{"counter", map[string]uint64{
+			"COUNT_RINGBUF_FULL": 0, "COUNT_NO_HISTORY": 1, "COUNT_RESCUED": 2,
+			"COUNT_MINISOCKS": 3, "COUNT_REQUESTS": 4, "COUNTERS": 5,
+		}},
 	} {
 		t.Run(test.enum, func(t *testing.T) {
 			got := enumOf(t, "event.h", test.enum)
@@ -261,18 +296,35 @@ func TestEnums(t *testing.T) {
 	}
 }
 
-// TestOwnerSourcesAreAllDecoded: a source that C knows and Go does not would
-// stop the tracer.
-func TestOwnerSourcesAreAllDecoded(t *testing.T) {
+// TestSourcesAreAllDecoded: a source that C knows and Go does not would stop the
+// tracer.
+func TestSourcesAreAllDecoded(t *testing.T) {
 	fields, size := eventFields(t, loadSpec(t, objects[0].file))
-	i := slices.IndexFunc(fields, func(f field) bool { return f.name == "owner_source" })
-	for name, value := range enumOf(t, "event.h", "owner_source") {
-		record := make([]byte, size)
-		record[fields[i].offset] = byte(value)
-		var e events.Event
-		if err := e.Decode(record); err != nil {
-			t.Errorf("%s: %v", name, err)
+	for name, enum := range map[string]string{"owner_source": "owner_source", "source": "event_source"} {
+		i := slices.IndexFunc(fields, func(f field) bool { return f.name == name })
+		for value, number := range enumOf(t, "event.h", enum) {
+			record := make([]byte, size)
+			record[fields[i].offset] = byte(number)
+			var e events.Event
+			if err := e.Decode(record); err != nil {
+				t.Errorf("%s: %v", value, err)
+			}
 		}
+	}
+}
+
+// TestResetUnspecified: C has one reason of its own.
+func TestResetUnspecified(t *testing.T) {
+	text, err := os.ReadFile("event.h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`#define RESET_UNSPECIFIED (\d+)`).FindSubmatch(text)
+	if m == nil {
+		t.Fatal("event.h has no RESET_UNSPECIFIED")
+	}
+	if got := number(t, string(m[1])); got != uint64(events.ResetUnspecified) {
+		t.Errorf("RESET_UNSPECIFIED is %d, Go has %d", got, events.ResetUnspecified)
 	}
 }
 

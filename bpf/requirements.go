@@ -1,11 +1,11 @@
 package bpf
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -38,6 +38,7 @@ func Requirements() []Requirement {
 		older    = "needs Linux 5.12 or later, or a vendor's kernel that has it"
 		noConfig = "needs a kernel built with CONFIG_DEBUG_INFO_BTF=y (the large distributions' kernels are)"
 	)
+	tryTimers := sync.OnceValues(haveTimers)
 	list := []struct {
 		Requirement
 		loads bool // the probe loads something, which takes privileges
@@ -94,8 +95,20 @@ func Requirements() []Requirement {
 			Remedy:  "please report this with the kernel's version (uname -r)",
 		}, true, haveProgram},
 		{Requirement{
+			Name:     "timers of minisocks, shown by a connection on loopback",
+			Purpose:  "measuring TIME_WAIT; without them it is not measured, and tcptrace says so",
+			Remedy:   "the interface lo must be up (ip link set lo up) and let 127.0.0.1 through",
+			Optional: true,
+		}, true, func() error { timeWait, _ := tryTimers(); return timeWait }},
+		{Requirement{
+			Name:     "timers of handshakes, likewise",
+			Purpose:  "SYN_RCVD from the SYN on, and handshakes that come to nothing",
+			Remedy:   "as before; also not with forced SYN cookies (net.ipv4.tcp_syncookies=2)",
+			Optional: true,
+		}, true, func() error { _, halfOpen := tryTimers(); return halfOpen }},
+		{Requirement{
 			Name:     "kernel symbol addresses (kallsyms)",
-			Purpose:  "nothing yet: measuring TIME_WAIT will read them",
+			Purpose:  "telling why TIME_WAIT ended before its time: reused, reset, netns",
 			Remedy:   "needs CAP_SYSLOG and kernel.kptr_restrict below 2",
 			Optional: true,
 		}, false, haveKallsyms},
@@ -228,28 +241,30 @@ func tryLoad(code asm.Instructions) error {
 }
 
 func haveProgram() error {
-	t, err := open(&Options{BufferSize: os.Getpagesize()})
+	t, err := open(&Options{BufferSize: os.Getpagesize(), NoTimers: true})
 	if err != nil {
 		return err
 	}
 	return t.Close()
 }
 
-// haveKallsyms looks at the first address: the kernel shows either all or none.
+// haveTimers reports why TIME_WAIT and handshakes cannot be measured.
+func haveTimers() (timeWait, halfOpen error) {
+	t, err := open(&Options{BufferSize: os.Getpagesize()})
+	if err != nil {
+		return err, err
+	}
+	return t.timeWait, errors.Join(t.halfOpen, t.Close())
+}
+
+// haveKallsyms looks for the functions of which the addresses are needed. The
+// first line is no witness: it may be a variable at 0.
 func haveKallsyms() error {
-	f, err := os.Open("/proc/kallsyms")
-	if err != nil {
-		return err
+	found, err := findEnders()
+	if err == nil && found[0].To == 0 {
+		err = errMissing
 	}
-	defer f.Close()
-	line, err := bufio.NewReader(f).ReadString('\n')
-	if err != nil {
-		return fmt.Errorf("read %s: %w", f.Name(), err)
-	}
-	if address, _, _ := strings.Cut(line, " "); strings.Trim(address, "0") == "" {
-		return errors.New("hidden")
-	}
-	return nil
+	return err
 }
 
 func inHostPIDNamespace() error {

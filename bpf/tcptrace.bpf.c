@@ -33,6 +33,31 @@ enum port_filter {
 	PORT_EITHER = 1 << 2,
 };
 
+/* Nanoseconds of a jiffy, by which timers are set. */
+const volatile __u64 tick = 0;
+/* Whether the kernel gives a reason for a reset, and our numbers for its. */
+const volatile bool has_reset_reasons = false;
+const volatile __u8 reset_reasons[64] = {};
+
+/* Where in the kernel a minisock is ended before its time, and what that means. */
+const volatile struct {
+	__u64 from, to; /* code of a function */
+	__u64 end;      /* enum end_reason; 0: not in use */
+} enders[16] = {};
+
+/*
+ * The handlers of the timers of minisocks and requests. They are learnt from a
+ * connection that the loader makes to itself, which also shows that the timers
+ * are seen; 0: not followed.
+ */
+__u64 minisock_handler, request_handler;
+/* The connection: cookie of its client, port of its listener; 0: none any more. */
+__u64 learn_cookie;
+__u16 learn_port;
+
+/* When a minisock last found no room to be followed; 0: never. */
+__u64 unfollowed_at;
+
 /* ---- maps ---- */
 
 struct {
@@ -56,7 +81,9 @@ struct history {
 	__u64 born;   /* when a child was, whose birth is still to be sent; 0: none */
 	__u8 state;   /* 0: nothing seen yet */
 	bool stayed;  /* the last step led from the state to itself, and was taken */
+	bool sent;    /* the last step was */
 	bool pending; /* it was sent without the port, which was not assigned yet */
+	__u8 reset;   /* reason of a reset sent, before CLOSE; 0: none */
 	struct owner owner;
 };
 
@@ -89,6 +116,74 @@ struct {
 	__type(key, __u64);
 	__type(value, __u8);
 } cgroups SEC(".maps");
+
+/*
+ * A minisock takes a connection over from its socket, which goes to CLOSE while
+ * the connection is in TIME_WAIT, or still in FIN_WAIT_2. Its life is its timer.
+ */
+struct minisock {
+	struct event last; /* time 0: not joined with its socket yet */
+	__u64 address;
+	__u64 cookie;  /* the socket's */
+	__u64 entered; /* when last.to was; 0: not seen */
+	__u64 expires; /* of its timer, at first */
+	__u32 snd_nxt; /* tells it from a later one at the same address */
+	__u8 substate;
+};
+
+/* By cookie. Sized by the loader, as the next. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, struct minisock);
+} minisocks SEC(".maps");
+
+struct tuple {
+	__u8 laddr[16];
+	__u8 raddr[16];
+	__u16 lport;
+	__u16 rport;
+	__u32 netns;
+};
+
+/* A handshake between SYN and final ACK, which has no cookie. */
+struct request {
+	__u64 started;
+	__u64 timer;
+	__u32 isn; /* tells it from a later one at the same address */
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct tuple);
+	__type(value, struct request);
+} requests SEC(".maps");
+
+/*
+ * What happened last on this CPU. Ending, expiring and being set again all begin
+ * with timer_cancel, and the next steps follow at once on the same CPU, with
+ * nothing between that touches a timer of the kind.
+ */
+struct moment {
+	struct minisock minisock; /* just cancelled; address 0: none */
+	struct request request;   /* likewise; timer 0: none */
+	__u32 refused;            /* ports of a segment that a listener answered by a reset */
+	bool born;                /* a child whose ends are not known yet */
+	__u64 accepted;           /* timer of a request that has become a child */
+	__u64 reset_by;           /* cookie of a minisock that sent a reset */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct moment);
+} moments SEC(".maps");
 
 /* ---- helpers ---- */
 
@@ -130,31 +225,28 @@ static __always_inline void set_v6(__u8 *to, struct in6_addr *addr)
 	words[3] = addr->in6_u.u6_addr32[3];
 }
 
-static __always_inline bool is_v4_mapped(struct in6_addr *addr)
+static __always_inline bool is_unspecified(const __u8 *addr)
 {
-	return !addr->in6_u.u6_addr32[0] && !addr->in6_u.u6_addr32[1] &&
-	       addr->in6_u.u6_addr32[2] == bpf_htonl(0xffff);
+	const __u32 *words = (const __u32 *)addr;
+
+	return !words[0] && !words[1] && !words[2] && !words[3];
 }
 
-static __always_inline bool is_unspecified(struct in6_addr *addr)
+static __always_inline bool is_v4_mapped(const __u8 *addr)
 {
-	return !addr->in6_u.u6_addr32[0] && !addr->in6_u.u6_addr32[1] &&
-	       !addr->in6_u.u6_addr32[2] && !addr->in6_u.u6_addr32[3];
+	const __u32 *words = (const __u32 *)addr;
+
+	return !words[0] && !words[1] && words[2] == bpf_htonl(0xffff);
 }
 
 /* False only where the wire's family is known and another one is wanted. */
-static __always_inline bool family_passes(struct sock *sk)
+static __always_inline bool family_passes(const struct event *e)
 {
-	struct sock_common *skc = &sk->__sk_common;
-	__u16 wire = AF_INET;
-
-	if (skc->skc_family == AF_INET6) {
-		if (is_unspecified(&skc->skc_v6_daddr) && is_unspecified(&skc->skc_v6_rcv_saddr))
-			return true;
-		if (!is_v4_mapped(&skc->skc_v6_daddr) && !is_v4_mapped(&skc->skc_v6_rcv_saddr))
-			wire = AF_INET6;
-	}
-	return wire == filter_family;
+	if (is_unspecified(e->laddr) && is_unspecified(e->raddr))
+		return true;
+	if (is_v4_mapped(e->laddr) || is_v4_mapped(e->raddr))
+		return filter_family == AF_INET;
+	return filter_family == AF_INET6;
 }
 
 /*
@@ -169,9 +261,9 @@ static __always_inline __u16 local_port(struct sock *sk, struct tcp_sock *tp, __
 }
 
 /* A port still 0 may become any: user space decides when it knows. */
-static __always_inline bool ports_pass(struct sock *sk, __u32 lport)
+static __always_inline bool ports_pass(const struct event *e)
 {
-	__u32 rport = bpf_ntohs(sk->__sk_common.skc_dport);
+	__u32 lport = e->lport, rport = e->rport;
 	__u8 *local = bpf_map_lookup_elem(&ports, &lport);
 	__u8 *remote = bpf_map_lookup_elem(&ports, &rport);
 
@@ -184,15 +276,16 @@ static __always_inline bool ports_pass(struct sock *sk, __u32 lport)
 	return !(filter_ports & PORT_EITHER) || (*local | *remote) & PORT_EITHER;
 }
 
-static __always_inline bool passes(struct sock *sk, __u16 lport, __u64 cgroup)
+/* Needs ends, netns and cgroup of the event. */
+static __always_inline bool passes(const struct event *e)
 {
-	if (filter_family && !family_passes(sk))
+	if (filter_family && !family_passes(e))
 		return false;
-	if (filter_netns && sk->__sk_common.skc_net.net->ns.inum != filter_netns)
+	if (filter_netns && e->netns != filter_netns)
 		return false;
-	if (filter_cgroups && !bpf_map_lookup_elem(&cgroups, &cgroup))
+	if (filter_cgroups && !bpf_map_lookup_elem(&cgroups, &e->cgroup))
 		return false;
-	return !filter_ports || ports_pass(sk, lport);
+	return !filter_ports || ports_pass(e);
 }
 
 /*
@@ -244,6 +337,7 @@ static __always_inline __u64 remember(struct history *h, __u8 from, __u8 to, __u
 		h->generation++;
 		h->seq = 0;
 		h->owner.source = OWNER_NONE;
+		h->reset = 0;
 	}
 	entered = h->entered;
 	if (from != to)
@@ -330,6 +424,7 @@ static __always_inline void fill_history(struct event *e, const struct history *
 	e->pid = h->owner.pid;
 	e->uid = h->owner.uid;
 	e->owner_source = h->owner.source;
+	e->reset = h->reset;
 	__builtin_memcpy(e->comm, h->owner.comm, sizeof(e->comm));
 }
 
@@ -347,49 +442,417 @@ static __always_inline __u64 wakeup_flags(void)
 	return BPF_RB_NO_WAKEUP;
 }
 
-static __always_inline void send(struct sock *sk, struct tcp_sock *tp, struct history *h,
-                                 __u16 lport, __u64 cgroup, __u8 from, __u8 to, __u64 now,
-                                 __u64 entered)
+static __always_inline void send(struct event *e)
 {
-	struct event *e;
-
-	if (h)
-		h->seq++; /* also for a record that finds no room: a hole */
-	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
-	if (!e) {
+	if (bpf_ringbuf_output(&events, e, sizeof(*e), wakeup_flags()))
 		count(COUNT_RINGBUF_FULL, 1);
-		return;
+}
+
+static __always_inline struct moment *this_moment(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&moments, &zero);
+}
+
+/* ---- handshakes ---- */
+
+static __always_inline void tuple_of(struct tuple *t, const struct event *e)
+{
+	__builtin_memcpy(t->laddr, e->laddr, sizeof(t->laddr));
+	__builtin_memcpy(t->raddr, e->raddr, sizeof(t->raddr));
+	t->lport = e->lport;
+	t->rport = e->rport;
+	t->netns = e->netns;
+}
+
+/* Returns when the handshake that a child comes from began; 0: not seen. */
+static __always_inline __u64 take_request(const struct event *e)
+{
+	struct moment *m = this_moment();
+	struct request *request;
+	struct tuple t;
+	__u64 started;
+
+	if (!request_handler || !m)
+		return 0;
+	tuple_of(&t, e);
+	request = bpf_map_lookup_elem(&requests, &t);
+	if (!request)
+		return 0; /* SYN cookie, Fast Open, or from before */
+	started = request->started;
+	m->accepted = request->timer;
+	bpf_map_delete_elem(&requests, &t);
+	return started;
+}
+
+/* A request, behind an address that the verifier does not know. */
+static __always_inline struct request_sock *request_of(struct timer_list *timer)
+{
+	return (void *)timer - bpf_core_field_offset(struct request_sock, rsk_timer);
+}
+
+static __always_inline void fill_request(struct event *e, struct request_sock *req)
+{
+	struct sock_common *skc = &req->__req_common;
+
+	e->netns = BPF_CORE_READ(skc, skc_net.net, ns.inum);
+	e->family = BPF_CORE_READ(skc, skc_family);
+	if (e->family == AF_INET6) {
+		bpf_core_read(e->laddr, sizeof(e->laddr), &skc->skc_v6_rcv_saddr);
+		bpf_core_read(e->raddr, sizeof(e->raddr), &skc->skc_v6_daddr);
+	} else {
+		set_v4(e->laddr, BPF_CORE_READ(skc, skc_rcv_saddr));
+		set_v4(e->raddr, BPF_CORE_READ(skc, skc_daddr));
 	}
-	__builtin_memset(e, 0, sizeof(*e));
-	e->time = now;
-	e->cookie = bpf_get_socket_cookie(sk);
-	e->entered = entered;
-	e->cgroup = cgroup;
-	e->bytes_acked = tp->bytes_acked;
-	e->bytes_received = tp->bytes_received;
-	e->netns = sk->__sk_common.skc_net.net->ns.inum;
-	e->srtt_us = tp->srtt_us >> 3;
-	e->retransmits = tp->total_retrans;
-	e->error = sk->sk_err;
-	e->flags = evidence(sk, tp);
-	e->from = from;
-	e->to = to;
-	e->shutdown = sk->sk_shutdown;
-	fill_ends(e, &sk->__sk_common, lport);
-	if (h)
-		fill_history(e, h);
-	bpf_ringbuf_submit(e, wakeup_flags());
+	e->lport = BPF_CORE_READ(skc, skc_num);
+	e->rport = bpf_ntohs(BPF_CORE_READ(skc, skc_dport));
+}
+
+static __always_inline __u64 cgroup_of_request(struct request_sock *req)
+{
+	struct sock *listener = BPF_CORE_READ(req, __req_common.skc_listener);
+
+	if (!bpf_core_field_exists(listener->sk_cgrp_data.cgroup))
+		return 0;
+	return BPF_CORE_READ(listener, sk_cgrp_data.cgroup, kn, id);
+}
+
+static __noinline int request_started(struct timer_list *timer)
+{
+	struct request_sock *req = request_of(timer);
+	struct moment *m = this_moment();
+	struct request *known, request = {};
+	struct event e;
+	struct tuple t;
+
+	if (!m)
+		return 0;
+	__builtin_memset(&e, 0, sizeof(e));
+	fill_request(&e, req);
+	tuple_of(&t, &e);
+	known = bpf_map_lookup_elem(&requests, &t);
+	m->accepted = 0;
+	request.started = bpf_ktime_get_boot_ns();
+	request.timer = (__u64)timer;
+	request.isn = BPF_CORE_READ((struct tcp_request_sock *)req, snt_isn);
+	if (known && known->timer == request.timer && known->isn == request.isn)
+		return 0;
+	if (m->request.timer == request.timer && m->request.isn == request.isn) { /* it goes on */
+		request.started = m->request.started;
+		m->request.timer = 0;
+		e.time = bpf_ktime_get_boot_ns();
+		e.source = SOURCE_REQUEST;
+		e.flags = EVENT_SUPERSEDES;
+		e.from = TCP_SYN_RECV;
+		e.to = TCP_SYN_RECV;
+		e.cgroup = cgroup_of_request(req);
+		if (passes(&e))
+			send(&e);
+	}
+	if (bpf_map_update_elem(&requests, &t, &request, BPF_ANY))
+		count(COUNT_REQUESTS, 1);
+	return 0;
+}
+
+static __always_inline void send_request_end(struct request_sock *req, __u64 started, __u8 end,
+                                             __u16 flags)
+{
+	struct event e;
+
+	__builtin_memset(&e, 0, sizeof(e));
+	fill_request(&e, req);
+	e.cgroup = cgroup_of_request(req);
+	if (!passes(&e) || e.lport == learn_port)
+		return;
+	if (BPF_CORE_READ(req, __req_common.skc_listener, __sk_common.skc_state) != TCP_LISTEN)
+		end = END_LISTENER;
+	e.time = bpf_ktime_get_boot_ns();
+	e.entered = started;
+	e.source = SOURCE_REQUEST;
+	e.end = end;
+	e.flags = flags;
+	e.from = TCP_SYN_RECV;
+	e.to = TCP_CLOSE;
+	send(&e);
+}
+
+static __noinline int request_cancelled(struct timer_list *timer)
+{
+	struct request_sock *req = request_of(timer);
+	struct moment *m = this_moment();
+	struct request *request;
+	struct event e;
+	struct tuple t;
+	bool refused;
+
+	if (!m)
+		return 0;
+	m->request.timer = 0;
+	if (m->accepted == (__u64)timer) {
+		m->accepted = 0;
+		return 0;
+	}
+	__builtin_memset(&e, 0, sizeof(e));
+	fill_request(&e, req);
+	tuple_of(&t, &e);
+	request = bpf_map_lookup_elem(&requests, &t);
+	if (!request || request->timer != (__u64)timer)
+		return 0; /* a child has it */
+	if (m->born) {
+		m->born = false; /* a child will, when it has its ends */
+		return 0;
+	}
+	refused = m->refused == ((__u32)e.lport << 16 | e.rport);
+	m->refused = 0;
+	m->request = *request;
+	bpf_map_delete_elem(&requests, &t);
+	send_request_end(req, m->request.started, refused ? END_RESET_SENT : END_RESET,
+	                 EVENT_PROVISIONAL);
+	return 0;
+}
+
+/* Its end, unless the handler sets it again, having sent another SYN-ACK. */
+static __noinline int request_expired(struct timer_list *timer)
+{
+	struct moment *m = this_moment();
+
+	if (m && m->request.timer == (__u64)timer)
+		send_request_end(request_of(timer), m->request.started, END_EXPIRED,
+		                 EVENT_PROVISIONAL | EVENT_SUPERSEDES);
+	return 0;
+}
+
+/* ---- minisocks ---- */
+
+static __always_inline struct inet_timewait_sock *minisock_of(struct timer_list *timer)
+{
+	return (void *)timer - bpf_core_field_offset(struct inet_timewait_sock, tw_timer);
+}
+
+static __always_inline __u64 cookie_of(struct sock_common *skc)
+{
+	return BPF_CORE_READ(skc, skc_cookie.counter);
+}
+
+static __noinline int minisock_started(struct timer_list *timer)
+{
+	struct inet_timewait_sock *tw = minisock_of(timer);
+	__u64 cookie = cookie_of(&tw->__tw_common);
+	__u8 substate = BPF_CORE_READ(tw, tw_substate);
+	__u32 snd_nxt = BPF_CORE_READ(tw, __tw_common.skc_tw_snd_nxt);
+	struct moment *moment = this_moment();
+	struct minisock *m;
+
+	if (!moment || !cookie) /* without a cookie nobody can have asked for it */
+		return 0;
+	m = &moment->minisock;
+	if (m->address != (__u64)tw || m->cookie != cookie || m->snd_nxt != snd_nxt) {
+		__builtin_memset(m, 0, sizeof(*m));
+		m->address = (__u64)tw;
+		m->cookie = cookie;
+		m->expires = BPF_CORE_READ(timer, expires);
+		m->snd_nxt = snd_nxt;
+		m->substate = substate;
+	} else if (m->last.time) { /* it goes on */
+		m->last.time = bpf_ktime_get_boot_ns();
+		m->last.from = m->last.to;
+		m->last.to = substate;
+		m->last.entered = m->entered;
+		m->last.source = SOURCE_TIMEWAIT;
+		m->last.flags = EVENT_SUPERSEDES;
+		if (m->last.from != substate) {
+			m->entered = m->last.time;
+			if (m->last.seq)
+				m->last.seq++;
+		}
+		send(&m->last);
+	}
+	if (bpf_map_update_elem(&minisocks, &cookie, m, BPF_ANY)) {
+		unfollowed_at = bpf_ktime_get_boot_ns();
+		count(COUNT_MINISOCKS, 1);
+	}
+	m->address = 0;
+	return 0;
+}
+
+/*
+ * When TIME_WAIT was entered by a FIN that reached a minisock in FIN_WAIT_2. It
+ * is not seen where it leaves the timer in its bucket of the wheel, which is
+ * usual soon after the beginning: only `expires` moves then.
+ */
+static __always_inline __u64 estimate_time_wait(struct timer_list *timer, __u64 now, __u64 earliest)
+{
+	const __u64 length = 60000000000ULL; /* TCP_TIMEWAIT_LEN */
+	__s64 left = BPF_CORE_READ(timer, expires) - bpf_jiffies64();
+	__s64 entered = now + left * (__s64)tick - length;
+
+	return entered > (__s64)earliest ? entered : earliest;
+}
+
+static __always_inline void send_end(struct minisock *m, __u8 end, __u16 flags)
+{
+	struct inet_timewait_sock *tw = (void *)m->address;
+	struct event e = m->last;
+
+	e.time = bpf_ktime_get_boot_ns();
+	e.entered = m->entered;
+	if (e.seq)
+		e.seq++;
+	e.from = e.to;
+	e.to = TCP_CLOSE;
+	e.source = SOURCE_TIMEWAIT;
+	e.end = end;
+	e.error = 0;
+	e.reset = 0;
+	if (e.from == TCP_FIN_WAIT2 && BPF_CORE_READ(tw, tw_substate) == TCP_TIME_WAIT) {
+		e.from = TCP_TIME_WAIT;
+		e.entered = estimate_time_wait(&tw->tw_timer, e.time, m->entered);
+		flags |= EVENT_ESTIMATED;
+	}
+	e.flags = flags;
+	send(&e);
+}
+
+/*
+ * Whether it looks like the FIN that a young minisock in FIN_WAIT_2 waits for,
+ * which sets the timer again. That is so usual that the stack is not looked at.
+ */
+static __always_inline bool fin_arrives(const struct minisock *m, struct inet_timewait_sock *tw)
+{
+	const __u64 young = 1000000000;
+
+	return m->last.to == TCP_FIN_WAIT2 && bpf_ktime_get_boot_ns() - m->last.time < young &&
+	       BPF_CORE_READ(tw, tw_substate) == TCP_TIME_WAIT &&
+	       BPF_CORE_READ(tw, tw_timer.expires) == m->expires;
+}
+
+/* Who ends a minisock before its time is on the stack. */
+static __noinline int reason_of_end(void *ctx)
+{
+	__u64 stack[10] = {};
+	int i, j;
+
+	bpf_get_stack(ctx, stack, sizeof(stack), 0);
+	for (i = 0; i < 10; i++)
+		for (j = 0; j < 16; j++)
+			if (enders[j].from <= stack[i] && stack[i] < enders[j].to)
+				return enders[j].end;
+	return END_KILLED;
+}
+
+static __noinline int minisock_cancelled(void *ctx, struct timer_list *timer)
+{
+	struct inet_timewait_sock *tw = minisock_of(timer);
+	__u64 cookie = cookie_of(&tw->__tw_common);
+	struct moment *moment = this_moment();
+	struct minisock *m;
+	__u8 end;
+
+	if (!moment)
+		return 0;
+	moment->minisock.address = 0;
+	m = bpf_map_lookup_elem(&minisocks, &cookie);
+	if (!m || m->address != (__u64)tw)
+		return 0;
+	moment->minisock = *m;
+	bpf_map_delete_elem(&minisocks, &cookie);
+	if (!moment->minisock.last.time)
+		return 0;
+	if (moment->reset_by == cookie)
+		end = END_RESET_SENT;
+	else if (fin_arrives(&moment->minisock, tw))
+		end = END_KILLED;
+	else
+		end = reason_of_end(ctx);
+	send_end(&moment->minisock, end, EVENT_PROVISIONAL);
+	return 0;
+}
+
+static __noinline int minisock_expired(struct timer_list *timer)
+{
+	struct moment *moment = this_moment();
+
+	if (!moment || moment->minisock.address != (__u64)minisock_of(timer))
+		return 0;
+	if (moment->minisock.last.time)
+		send_end(&moment->minisock, END_EXPIRED, EVENT_SUPERSEDES);
+	moment->minisock.address = 0;
+	return 0;
+}
+
+/* The minisock that takes over from a socket on its way to CLOSE, or NULL. */
+static __always_inline struct minisock *successor(__u64 cookie, __u8 from, __u8 to)
+{
+	struct minisock *m;
+
+	if (!minisock_handler || to != TCP_CLOSE || (from != TCP_FIN_WAIT2 && from != TCP_CLOSING))
+		return NULL;
+	m = bpf_map_lookup_elem(&minisocks, &cookie);
+	return m && !m->last.time ? m : NULL;
+}
+
+/* Whether the kernel made no minisock where there should be one. */
+static __always_inline bool skipped(const struct minisock *m, __u8 from, __u8 to, __u64 now)
+{
+	const __u64 second = 1000000000;
+
+	return minisock_handler && !m && to == TCP_CLOSE &&
+	       (from == TCP_FIN_WAIT2 || from == TCP_CLOSING) &&
+	       (!unfollowed_at || now - unfollowed_at > second);
+}
+
+static __always_inline __u16 count_minisocks(struct event *e, struct net *net)
+{
+	int minisocks;
+
+	if (!bpf_core_field_exists(net->ipv4.tcp_death_row.tw_refcount) ||
+	    !bpf_core_field_exists(net->ipv4.tcp_death_row.sysctl_max_tw_buckets))
+		return EVENT_SKIPPED;
+	minisocks = net->ipv4.tcp_death_row.tw_refcount.refs.counter - 1;
+	if (minisocks < 0) /* the namespace is going */
+		return EVENT_SKIPPED;
+	e->tw_count = minisocks;
+	e->tw_limit = net->ipv4.tcp_death_row.sysctl_max_tw_buckets;
+	return EVENT_SKIPPED | EVENT_COUNTED;
 }
 
 /* ---- programs ---- */
 
+static __always_inline void fill_socket(struct event *e, struct sock *sk, struct tcp_sock *tp)
+{
+	e->bytes_acked = tp->bytes_acked;
+	e->bytes_received = tp->bytes_received;
+	e->bytes_sent = tp->bytes_sent - tp->bytes_retrans;
+	e->srtt_us = tp->srtt_us >> 3;
+	e->retransmits = tp->total_retrans;
+	e->error = sk->sk_err;
+	e->flags = evidence(sk, tp);
+	e->shutdown = sk->sk_shutdown;
+}
+
+/* Sends, before a child's first step, its birth, which was kept back. */
+static __always_inline void send_birth(const struct event *step, struct history *h)
+{
+	struct event e = *step;
+
+	e.time = h->born;
+	e.entered = 0;
+	e.from = TCP_LISTEN;
+	e.to = TCP_SYN_RECV;
+	h->seq++;
+	fill_history(&e, h);
+	send(&e);
+}
+
 static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second)
 {
-	__u64 now, cgroup, entered = 0;
-	struct history *h;
+	bool wanted, known = false;
+	struct minisock *heir;
 	struct tcp_sock *tp;
-	__u16 lport;
-	bool wanted;
+	struct moment *m;
+	struct history *h;
+	struct event e;
 
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
@@ -402,10 +865,14 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 	if (!tp)
 		return 0;
 
-	now = bpf_ktime_get_boot_ns();
-	cgroup = cgroup_of(sk);
-	lport = local_port(sk, tp, to);
-	wanted = passes(sk, lport, cgroup);
+	__builtin_memset(&e, 0, sizeof(e));
+	e.time = bpf_ktime_get_boot_ns();
+	e.from = from;
+	e.to = to;
+	e.cgroup = cgroup_of(sk);
+	e.netns = sk->__sk_common.skc_net.net->ns.inum;
+	fill_ends(&e, &sk->__sk_common, local_port(sk, tp, to));
+	wanted = passes(&e);
 
 	/* Kept up for every socket: what is filtered today may pass tomorrow. */
 	h = bpf_sk_storage_get(&histories, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
@@ -415,30 +882,57 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 		return 0;
 	}
 	if (h) {
-		entered = remember(h, from, to, now);
+		known = h->state == from;
+		e.entered = remember(h, from, to, e.time);
 		if (sk->sk_lock.owned)
 			update_owner(&h->owner, from, to);
-		/*
-		 * Up to 6.14 or so a child is born before it has ends, and is
-		 * named anew after that (inet_csk_clone_lock): its birth is
-		 * sent with its next step.
-		 */
-		if (from == TCP_LISTEN && to == TCP_SYN_RECV && !sk->__sk_common.skc_dport) {
-			h->born = now;
-			return 0;
+		if (from == TCP_LISTEN && to == TCP_SYN_RECV) {
+			/*
+			 * Up to 6.14 or so a child is born before it has ends,
+			 * and is named anew after that (inet_csk_clone_lock):
+			 * its birth is sent with its next step.
+			 */
+			if (!e.rport) {
+				h->born = e.time;
+				m = this_moment();
+				if (m)
+					m->born = true;
+				return 0;
+			}
+			h->entered = take_request(&e);
 		}
 		wanted = wanted || h->pending;
-		h->pending = wanted && port_pending(from, to, lport);
+		h->pending = wanted && port_pending(from, to, e.lport);
+		h->sent = wanted;
 	} else {
 		count(COUNT_NO_HISTORY, 1);
 	}
-	if (!wanted)
+	e.cookie = bpf_get_socket_cookie(sk);
+	heir = successor(e.cookie, from, to);
+	if (!wanted) {
+		if (heir)
+			bpf_map_delete_elem(&minisocks, &e.cookie);
 		return 0;
-	if (h && h->born) {
-		send(sk, tp, h, lport, cgroup, TCP_LISTEN, TCP_SYN_RECV, h->born, 0);
-		h->born = 0;
 	}
-	send(sk, tp, h, lport, cgroup, from, to, now, entered);
+	fill_socket(&e, sk, tp);
+	if (h) {
+		if (h->born) {
+			e.entered = take_request(&e);
+			send_birth(&e, h);
+			h->born = 0;
+		}
+		h->seq++; /* also for a record that finds no room: a hole */
+		fill_history(&e, h);
+	}
+	if (heir) {
+		e.to = heir->substate;
+		e.flags |= EVENT_MINISOCK;
+		heir->entered = e.from == e.to ? e.entered : e.time;
+		heir->last = e;
+	} else if (known && skipped(heir, from, to, e.time)) {
+		e.flags |= count_minisocks(&e, sk->__sk_common.skc_net.net);
+	}
+	send(&e);
 	return 0;
 }
 
@@ -457,4 +951,119 @@ SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(set_state_again, struct sock *sk, int oldstate, int newstate)
 {
 	return take(sk, oldstate, newstate, true);
+}
+
+/* Recognizes the timers of the connection that the loader makes to itself. */
+static __noinline int learn(struct timer_list *timer)
+{
+	struct inet_timewait_sock *tw = minisock_of(timer);
+	struct request_sock *req = request_of(timer);
+
+	if (!minisock_handler && cookie_of(&tw->__tw_common) == learn_cookie &&
+	    bpf_ntohs(BPF_CORE_READ(tw, __tw_common.skc_dport)) == learn_port &&
+	    BPF_CORE_READ(tw, __tw_common.skc_state) == TCP_TIME_WAIT)
+		minisock_handler = (__u64)timer->function;
+	if (!request_handler && BPF_CORE_READ(req, __req_common.skc_num) == learn_port &&
+	    BPF_CORE_READ(req, __req_common.skc_family) == AF_INET &&
+	    BPF_CORE_READ(req, __req_common.skc_state) == TCP_NEW_SYN_RECV)
+		request_handler = (__u64)timer->function;
+	return 0;
+}
+
+/*
+ * These hold the lock of the timers with interrupts off, or run in the one
+ * softirq that expires them, so none of them is interrupted by itself.
+ */
+SEC("tp_btf/timer_start")
+int BPF_PROG(timer_start, struct timer_list *timer)
+{
+	__u64 handler = (__u64)timer->function;
+
+	if (learn_cookie)
+		learn(timer);
+	if (handler == minisock_handler)
+		return minisock_started(timer);
+	if (handler == request_handler)
+		return request_started(timer);
+	return 0;
+}
+
+SEC("tp_btf/timer_cancel")
+int BPF_PROG(timer_cancel, struct timer_list *timer)
+{
+	__u64 handler = (__u64)timer->function;
+
+	if (handler == minisock_handler)
+		return minisock_cancelled(ctx, timer);
+	if (handler == request_handler)
+		return request_cancelled(timer);
+	return 0;
+}
+
+SEC("tp_btf/timer_expire_entry")
+int BPF_PROG(timer_expire_entry, struct timer_list *timer)
+{
+	__u64 handler = (__u64)timer->function;
+
+	if (handler == minisock_handler)
+		return minisock_expired(timer);
+	if (handler == request_handler)
+		return request_expired(timer);
+	return 0;
+}
+
+/* Ports of the segment that a reset answers: own, then peer's. */
+static __always_inline __u32 ports_of(const struct sk_buff *skb)
+{
+	__be16 ports[2] = {};
+
+	if (skb)
+		bpf_core_read(ports, sizeof(ports), skb->head + skb->transport_header);
+	return (__u32)bpf_ntohs(ports[1]) << 16 | bpf_ntohs(ports[0]);
+}
+
+/*
+ * Before the socket goes to CLOSE the reason waits for that; after it, which is
+ * usual, it is sent after the transition.
+ */
+SEC("tp_btf/tcp_send_reset")
+int send_reset(__u64 *ctx)
+{
+	struct sock *sk = (struct sock *)ctx[0];
+	struct moment *m = this_moment();
+	__u8 reason = RESET_UNSPECIFIED;
+	struct history *h;
+	struct event e;
+
+	if (!sk || !m)
+		return 0;
+	if (has_reset_reasons)
+		reason = reset_reasons[ctx[2] & 63];
+	if (sk->__sk_common.skc_state == TCP_TIME_WAIT) {
+		m->reset_by = cookie_of(&sk->__sk_common);
+		return 0;
+	}
+	if (sk->__sk_common.skc_state == TCP_LISTEN) {
+		m->refused = ports_of((const struct sk_buff *)ctx[1]);
+		return 0;
+	}
+	h = bpf_sk_storage_get(&histories, sk, NULL, 0);
+	if (!h)
+		return 0;
+	if (h->state != TCP_CLOSE) {
+		h->reset = reason;
+		return 0;
+	}
+	if (!h->sent)
+		return 0;
+	__builtin_memset(&e, 0, sizeof(e));
+	e.time = bpf_ktime_get_boot_ns();
+	e.cookie = bpf_get_socket_cookie(sk);
+	e.generation = h->generation;
+	e.source = SOURCE_RESET;
+	e.reset = reason;
+	e.from = TCP_CLOSE;
+	e.to = TCP_CLOSE;
+	send(&e);
+	return 0;
 }

@@ -16,18 +16,34 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	tcptraceMapCgroups        = "cgroups"
-	tcptraceMapCounters       = "counters"
-	tcptraceMapEvents         = "events"
-	tcptraceMapHistories      = "histories"
-	tcptraceMapPorts          = "ports"
-	tcptraceProgSetState      = "set_state"
-	tcptraceProgSetStateAgain = "set_state_again"
-	tcptraceVarFilterCgroups  = "filter_cgroups"
-	tcptraceVarFilterFamily   = "filter_family"
-	tcptraceVarFilterNetns    = "filter_netns"
-	tcptraceVarFilterPorts    = "filter_ports"
-	tcptraceVarWakeupBytes    = "wakeup_bytes"
+	tcptraceMapCgroups           = "cgroups"
+	tcptraceMapCounters          = "counters"
+	tcptraceMapEvents            = "events"
+	tcptraceMapHistories         = "histories"
+	tcptraceMapMinisocks         = "minisocks"
+	tcptraceMapMoments           = "moments"
+	tcptraceMapPorts             = "ports"
+	tcptraceMapRequests          = "requests"
+	tcptraceProgSendReset        = "send_reset"
+	tcptraceProgSetState         = "set_state"
+	tcptraceProgSetStateAgain    = "set_state_again"
+	tcptraceProgTimerCancel      = "timer_cancel"
+	tcptraceProgTimerExpireEntry = "timer_expire_entry"
+	tcptraceProgTimerStart       = "timer_start"
+	tcptraceVarEnders            = "enders"
+	tcptraceVarFilterCgroups     = "filter_cgroups"
+	tcptraceVarFilterFamily      = "filter_family"
+	tcptraceVarFilterNetns       = "filter_netns"
+	tcptraceVarFilterPorts       = "filter_ports"
+	tcptraceVarHasResetReasons   = "has_reset_reasons"
+	tcptraceVarLearnCookie       = "learn_cookie"
+	tcptraceVarLearnPort         = "learn_port"
+	tcptraceVarMinisockHandler   = "minisock_handler"
+	tcptraceVarRequestHandler    = "request_handler"
+	tcptraceVarResetReasons      = "reset_reasons"
+	tcptraceVarTick              = "tick"
+	tcptraceVarUnfollowedAt      = "unfollowed_at"
+	tcptraceVarWakeupBytes       = "wakeup_bytes"
 )
 
 // loadTcptrace returns the embedded CollectionSpec for tcptrace.
@@ -72,8 +88,12 @@ type tcptraceSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcptraceProgramSpecs struct {
-	SetState      *ebpf.ProgramSpec `ebpf:"set_state"`
-	SetStateAgain *ebpf.ProgramSpec `ebpf:"set_state_again"`
+	SendReset        *ebpf.ProgramSpec `ebpf:"send_reset"`
+	SetState         *ebpf.ProgramSpec `ebpf:"set_state"`
+	SetStateAgain    *ebpf.ProgramSpec `ebpf:"set_state_again"`
+	TimerCancel      *ebpf.ProgramSpec `ebpf:"timer_cancel"`
+	TimerExpireEntry *ebpf.ProgramSpec `ebpf:"timer_expire_entry"`
+	TimerStart       *ebpf.ProgramSpec `ebpf:"timer_start"`
 }
 
 // tcptraceMapSpecs contains maps before they are loaded into the kernel.
@@ -84,18 +104,30 @@ type tcptraceMapSpecs struct {
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
 	Histories *ebpf.MapSpec `ebpf:"histories"`
+	Minisocks *ebpf.MapSpec `ebpf:"minisocks"`
+	Moments   *ebpf.MapSpec `ebpf:"moments"`
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
+	Requests  *ebpf.MapSpec `ebpf:"requests"`
 }
 
 // tcptraceVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcptraceVariableSpecs struct {
-	FilterCgroups *ebpf.VariableSpec `ebpf:"filter_cgroups"`
-	FilterFamily  *ebpf.VariableSpec `ebpf:"filter_family"`
-	FilterNetns   *ebpf.VariableSpec `ebpf:"filter_netns"`
-	FilterPorts   *ebpf.VariableSpec `ebpf:"filter_ports"`
-	WakeupBytes   *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
+	Enders          *ebpf.VariableSpec `ebpf:"enders"`
+	FilterCgroups   *ebpf.VariableSpec `ebpf:"filter_cgroups"`
+	FilterFamily    *ebpf.VariableSpec `ebpf:"filter_family"`
+	FilterNetns     *ebpf.VariableSpec `ebpf:"filter_netns"`
+	FilterPorts     *ebpf.VariableSpec `ebpf:"filter_ports"`
+	HasResetReasons *ebpf.VariableSpec `ebpf:"has_reset_reasons"`
+	LearnCookie     *ebpf.VariableSpec `ebpf:"learn_cookie"`
+	LearnPort       *ebpf.VariableSpec `ebpf:"learn_port"`
+	MinisockHandler *ebpf.VariableSpec `ebpf:"minisock_handler"`
+	RequestHandler  *ebpf.VariableSpec `ebpf:"request_handler"`
+	ResetReasons    *ebpf.VariableSpec `ebpf:"reset_reasons"`
+	Tick            *ebpf.VariableSpec `ebpf:"tick"`
+	UnfollowedAt    *ebpf.VariableSpec `ebpf:"unfollowed_at"`
+	WakeupBytes     *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
 }
 
 // tcptraceObjects contains all objects after they have been loaded into the kernel.
@@ -122,7 +154,10 @@ type tcptraceMaps struct {
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Events    *ebpf.Map `ebpf:"events"`
 	Histories *ebpf.Map `ebpf:"histories"`
+	Minisocks *ebpf.Map `ebpf:"minisocks"`
+	Moments   *ebpf.Map `ebpf:"moments"`
 	Ports     *ebpf.Map `ebpf:"ports"`
+	Requests  *ebpf.Map `ebpf:"requests"`
 }
 
 func (m *tcptraceMaps) Close() error {
@@ -131,7 +166,10 @@ func (m *tcptraceMaps) Close() error {
 		m.Counters,
 		m.Events,
 		m.Histories,
+		m.Minisocks,
+		m.Moments,
 		m.Ports,
+		m.Requests,
 	)
 }
 
@@ -139,25 +177,42 @@ func (m *tcptraceMaps) Close() error {
 //
 // It can be passed to loadTcptraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcptraceVariables struct {
-	FilterCgroups *ebpf.Variable `ebpf:"filter_cgroups"`
-	FilterFamily  *ebpf.Variable `ebpf:"filter_family"`
-	FilterNetns   *ebpf.Variable `ebpf:"filter_netns"`
-	FilterPorts   *ebpf.Variable `ebpf:"filter_ports"`
-	WakeupBytes   *ebpf.Variable `ebpf:"wakeup_bytes"`
+	Enders          *ebpf.Variable `ebpf:"enders"`
+	FilterCgroups   *ebpf.Variable `ebpf:"filter_cgroups"`
+	FilterFamily    *ebpf.Variable `ebpf:"filter_family"`
+	FilterNetns     *ebpf.Variable `ebpf:"filter_netns"`
+	FilterPorts     *ebpf.Variable `ebpf:"filter_ports"`
+	HasResetReasons *ebpf.Variable `ebpf:"has_reset_reasons"`
+	LearnCookie     *ebpf.Variable `ebpf:"learn_cookie"`
+	LearnPort       *ebpf.Variable `ebpf:"learn_port"`
+	MinisockHandler *ebpf.Variable `ebpf:"minisock_handler"`
+	RequestHandler  *ebpf.Variable `ebpf:"request_handler"`
+	ResetReasons    *ebpf.Variable `ebpf:"reset_reasons"`
+	Tick            *ebpf.Variable `ebpf:"tick"`
+	UnfollowedAt    *ebpf.Variable `ebpf:"unfollowed_at"`
+	WakeupBytes     *ebpf.Variable `ebpf:"wakeup_bytes"`
 }
 
 // tcptracePrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadTcptraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcptracePrograms struct {
-	SetState      *ebpf.Program `ebpf:"set_state"`
-	SetStateAgain *ebpf.Program `ebpf:"set_state_again"`
+	SendReset        *ebpf.Program `ebpf:"send_reset"`
+	SetState         *ebpf.Program `ebpf:"set_state"`
+	SetStateAgain    *ebpf.Program `ebpf:"set_state_again"`
+	TimerCancel      *ebpf.Program `ebpf:"timer_cancel"`
+	TimerExpireEntry *ebpf.Program `ebpf:"timer_expire_entry"`
+	TimerStart       *ebpf.Program `ebpf:"timer_start"`
 }
 
 func (p *tcptracePrograms) Close() error {
 	return _TcptraceClose(
+		p.SendReset,
 		p.SetState,
 		p.SetStateAgain,
+		p.TimerCancel,
+		p.TimerExpireEntry,
+		p.TimerStart,
 	)
 }
 

@@ -50,6 +50,12 @@ type Options struct {
 	// LocalPorts, RemotePorts, EitherPorts report the ports wanted. A nil
 	// function means any.
 	LocalPorts, RemotePorts, EitherPorts func(port uint16) bool
+	// NoTimers leaves out what the timers of the kernel tell: TIME_WAIT and
+	// FIN_WAIT_2 in minisocks, and handshakes.
+	NoTimers bool
+	// ResetReasons numbers the names of enum sk_rst_reason, without
+	// SK_RST_REASON_, from 2 on. Others are recorded as 1.
+	ResetReasons map[string]uint8
 }
 
 // Losses counts what is missing from the records, since the tracer was opened.
@@ -62,6 +68,11 @@ type Losses struct {
 	// Missed counts transitions that the kernel passed over, because they
 	// interrupted both programs on the same CPU.
 	Missed uint64
+	// Minisocks counts those that found no room to be followed, of the sockets
+	// of the whole host.
+	Minisocks uint64
+	// Handshakes counts likewise.
+	Handshakes uint64
 }
 
 // Tracer is the attached kernel side. Its methods may be used from one
@@ -69,8 +80,13 @@ type Losses struct {
 type Tracer struct {
 	objects tcptraceObjects
 	links   []link.Link
+	ends    []link.Link // of the programs that see the ends of timers
 	reader  *ringbuf.Reader
 	record  ringbuf.Record
+
+	timeWait, halfOpen error
+
+	requestHandler uint64 // of the timers of requests; 0: not followed
 }
 
 // Open loads the programs and attaches them. The records start with the first
@@ -81,6 +97,15 @@ func Open(o *Options) (*Tracer, error) {
 		o = &Options{}
 	}
 	t, err := open(o)
+	if err != nil && !o.NoTimers {
+		// A kernel that refuses the timer programs alone can still be traced.
+		without := *o
+		without.NoTimers = true
+		if t, errWithout := open(&without); errWithout == nil {
+			t.timeWait, t.halfOpen = err, err
+			return t, nil
+		}
+	}
 	if err == nil {
 		return t, nil
 	}
@@ -118,16 +143,53 @@ func open(o *Options) (_ *Tracer, err error) {
 		return nil, fmt.Errorf("open the ring buffer: %w", err)
 	}
 	t.reader.SetDeadline(time.Now().Add(pollInterval))
+	if err := t.attachTimers(o); err != nil {
+		return nil, err
+	}
 	// In this order: the second takes what the kernel did not run the first for.
-	for _, program := range []*ebpf.Program{t.objects.SetState, t.objects.SetStateAgain} {
+	if err := t.attach(t.objects.SetState, t.objects.SetStateAgain, t.objects.SendReset); err != nil {
+		return nil, err
+	}
+	return t, t.followRequests()
+}
+
+func (t *Tracer) attach(programs ...*ebpf.Program) error {
+	for _, program := range programs {
 		l, err := link.AttachTracing(link.TracingOptions{Program: program})
 		if err != nil {
-			return nil, fmt.Errorf("attach to sock:inet_sock_set_state: %w", err)
+			return fmt.Errorf("attach %v: %w", program, err)
 		}
 		t.links = append(t.links, l)
 	}
-	return t, nil
+	return nil
 }
+
+// attachTimers comes before the transitions: that a socket leaves no minisock
+// can be said only if it would have been seen. Where the timers do not show
+// what they should, the rest works without them.
+func (t *Tracer) attachTimers(o *Options) error {
+	if o.NoTimers {
+		t.timeWait, t.halfOpen = ErrSwitchedOff, ErrSwitchedOff
+		return nil
+	}
+	err := t.attach(t.objects.TimerExpireEntry, t.objects.TimerCancel, t.objects.TimerStart)
+	if err != nil {
+		return err
+	}
+	t.ends, t.links = t.links[:2:2], t.links[2:]
+	if t.timeWait, t.halfOpen = t.learnTimers(); t.timeWait == nil {
+		return nil
+	}
+	t.requestHandler = 0
+	v := &t.objects.tcptraceVariables
+	return errors.Join(t.detach(), v.MinisockHandler.Set(uint64(0)), v.RequestHandler.Set(uint64(0)))
+}
+
+// TimeWait returns nil if TIME_WAIT is measured, else why not.
+func (t *Tracer) TimeWait() error { return t.timeWait }
+
+// HalfOpen returns nil if handshakes are measured from the SYN on, else why not.
+func (t *Tracer) HalfOpen() error { return t.halfOpen }
 
 // configure sets the constants and the sizes, before loading.
 func configure(spec *ebpf.CollectionSpec, o *Options) error {
@@ -154,7 +216,18 @@ func configure(spec *ebpf.CollectionSpec, o *Options) error {
 	if n := len(o.Cgroups); n > 0 {
 		spec.Maps[tcptraceMapCgroups].MaxEntries = uint32(n)
 	}
+	reasons, has, err := resetReasons(o.ResetReasons)
+	if err != nil {
+		return err
+	}
+	if o.NoTimers {
+		leaveTimersOut(spec)
+	} else if err := configureTimers(spec, &s); err != nil {
+		return err
+	}
 	return errors.Join(
+		s.ResetReasons.Set(reasons),
+		s.HasResetReasons.Set(has),
 		s.WakeupBytes.Set(uint32(size/4)),
 		s.FilterFamily.Set(o.Family),
 		s.FilterNetns.Set(o.NetNS),
@@ -222,7 +295,7 @@ func (t *Tracer) Read() ([]byte, error) {
 // once only.
 func (t *Tracer) Stop() error {
 	if err := t.detach(); err != nil {
-		return fmt.Errorf("detach from sock:inet_sock_set_state: %w", err)
+		return fmt.Errorf("detach from the kernel: %w", err)
 	}
 	if err := t.reader.Flush(); err != nil {
 		return fmt.Errorf("flush the ring buffer: %w", err)
@@ -232,11 +305,13 @@ func (t *Tracer) Stop() error {
 
 func (t *Tracer) detach() error {
 	var errs []error
-	// The second first: alone it would take everything for missed.
-	for _, l := range slices.Backward(t.links) {
+	// The ends first: a request that becomes a connection unseen would seem to
+	// come to nothing. The second before the first: alone it would take
+	// everything for missed.
+	for _, l := range slices.Backward(append(t.links, t.ends...)) {
 		errs = append(errs, l.Close())
 	}
-	t.links = nil
+	t.links, t.ends = nil, nil
 	return errors.Join(errs...)
 }
 
@@ -249,7 +324,7 @@ func (t *Tracer) Losses() (Losses, error) {
 	}
 	var l Losses
 	var rescued uint64
-	for what, count := range []*uint64{&l.RingFull, &l.History, &rescued} { // as enum counter of event.h
+	for what, count := range []*uint64{&l.RingFull, &l.History, &rescued, &l.Minisocks, &l.Handshakes} { // as enum counter of event.h
 		var perCPU []uint64
 		if err := t.objects.Counters.Lookup(uint32(what), &perCPU); err != nil {
 			return Losses{}, fmt.Errorf("read the counters: %w", err)

@@ -1,0 +1,299 @@
+package bpf
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+)
+
+// How many minisocks and handshakes are followed at once, in memory that the
+// kernel takes as they come. The kernel itself makes no more minisocks for a
+// namespace than net.ipv4.tcp_max_tw_buckets, by default 262,144 at most, and no
+// more handshakes for a listener than its backlog.
+const (
+	maxMinisocks = 1 << 19
+	maxRequests  = 1 << 16
+)
+
+// ErrSwitchedOff is why something is not measured that [Options] left out.
+var ErrSwitchedOff = errors.New("switched off")
+
+// leaveTimersOut makes the timer programs do nothing.
+func leaveTimersOut(spec *ebpf.CollectionSpec) {
+	for _, name := range []string{"timer_start", "timer_cancel", "timer_expire_entry"} {
+		spec.Programs[name].Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}
+	}
+}
+
+// configureTimers sets what the timer programs need to know of the kernel.
+func configureTimers(spec *ebpf.CollectionSpec, s *tcptraceVariableSpecs) error {
+	spec.Maps[tcptraceMapMinisocks].MaxEntries = maxMinisocks
+	spec.Maps[tcptraceMapRequests].MaxEntries = maxRequests
+	// A coarse clock moves with the jiffies.
+	var tick unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil {
+		return fmt.Errorf("read the kernel's tick: %w", err)
+	}
+	if err := s.Tick.Set(uint64(tick.Nano())); err != nil {
+		return err
+	}
+	// Where they are hidden, it is not known what ends a minisock before its time.
+	if symbols, err := findEnders(); err == nil {
+		return s.Enders.Set(symbols)
+	}
+	return nil
+}
+
+// Numbers of enum end_reason of event.h.
+const (
+	endReused = 2
+	endReset  = 3
+	endNetNS  = 4
+	endKilled = 5
+)
+
+// enders are the kernel's functions that end a minisock before its time, by
+// inet_twsk_deschedule_put, and what that means.
+var enders = map[string]uint64{
+	"tcp_timewait_state_process": endReset,
+	"tcp_v4_rcv":                 endReused, // a SYN for a listener
+	"tcp_v6_rcv":                 endReused,
+	"__inet_hash_connect":        endReused, // connect, by net.ipv4.tcp_tw_reuse
+	"__inet_check_established":   endReused, // likewise, of a bound socket
+	"__inet6_check_established":  endReused,
+	"inet_twsk_purge":            endNetNS,
+	"tcp_abort":                  endKilled, // SOCK_DESTROY
+}
+
+// ender is the code of a function, as the variable enders of the programs.
+type ender struct{ From, To, End uint64 }
+
+// findEnders looks the functions up in the kernel's symbols, which are in the
+// order of their addresses.
+func findEnders() (found [16]ender, err error) {
+	f, err := os.Open("/proc/kallsyms")
+	if err != nil {
+		return found, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	n, open := 0, false // whether found[n] waits for its end
+	for lines.Scan() && n < len(found) {
+		address, rest, _ := bytes.Cut(lines.Bytes(), []byte{' '})
+		_, name, _ := bytes.Cut(rest, []byte{' '})
+		base, _, _ := bytes.Cut(name, []byte{'.'}) // .cold, .isra.0
+		end, wanted := enders[string(base)]
+		if !wanted && !open {
+			continue
+		}
+		at, err := strconv.ParseUint(string(address), 16, 64)
+		if err != nil {
+			return found, fmt.Errorf("read %s: %w", f.Name(), err)
+		}
+		if at == 0 {
+			return found, errHidden
+		}
+		if open && at > found[n].From {
+			found[n].To = at
+			n, open = n+1, false
+		}
+		if wanted && n < len(found) {
+			found[n], open = ender{From: at, End: end}, true
+		}
+	}
+	return found, lines.Err()
+}
+
+var errHidden = errors.New("hidden")
+
+// resetReasons returns the numbers of the caller for those of this kernel's enum
+// sk_rst_reason, which change from version to version, and whether the kernel
+// gives a reason at all (6.10 and later).
+func resetReasons(numbers map[string]uint8) (table [64]uint8, has bool, err error) {
+	for i := range table {
+		table[i] = 1 // RESET_UNSPECIFIED of event.h
+	}
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return table, false, err
+	}
+	var tracepoint *btf.Typedef
+	if err := kernel.TypeByName("btf_trace_tcp_send_reset", &tracepoint); err != nil {
+		return table, false, fmt.Errorf("find the tracepoint tcp:tcp_send_reset: %w", err)
+	}
+	pointer, _ := tracepoint.Type.(*btf.Pointer)
+	if pointer == nil {
+		return table, false, nil
+	}
+	proto, _ := pointer.Target.(*btf.FuncProto)
+	var reasons *btf.Enum
+	err = kernel.TypeByName("sk_rst_reason", &reasons)
+	if errors.Is(err, btf.ErrNotFound) || proto == nil || len(proto.Params) < 4 {
+		return table, false, nil
+	}
+	if err != nil {
+		return table, false, fmt.Errorf("find the reasons of resets: %w", err)
+	}
+	for _, v := range reasons.Values {
+		const prefix = "SK_RST_REASON_"
+		if number, ok := numbers[v.Name[min(len(prefix), len(v.Name)):]]; ok && v.Value < uint64(len(table)) {
+			table[v.Value] = number
+		}
+	}
+	return table, true, nil
+}
+
+// selfTestTime bounds the self-test, which takes a millisecond.
+const selfTestTime = 2 * time.Second
+
+// learnTimers makes a connection on loopback and leaves its client in
+// FIN_WAIT_2, as an orphan, so that a minisock takes over; then it has the
+// server reset it. From this the programs learn the handlers of the timers, and
+// we that they see a minisock begin and end. Nothing is left behind.
+func (t *Tracer) learnTimers() (timeWait, halfOpen error) {
+	v := &t.objects.tcptraceVariables
+	defer func() {
+		err := errors.Join(v.LearnCookie.Set(uint64(0)), v.LearnPort.Set(uint16(0)))
+		if timeWait == nil {
+			timeWait = err
+		}
+	}()
+	if err := t.selfTest(v); err != nil {
+		err = fmt.Errorf("the self-test on loopback failed: %w", err)
+		return err, err
+	}
+	if err := v.RequestHandler.Get(&t.requestHandler); err != nil || t.requestHandler == 0 {
+		halfOpen = errors.Join(errors.New("the self-test on loopback saw no handshake: SYN cookies may be forced (net.ipv4.tcp_syncookies=2)"), err)
+	}
+	return t.forgetRequests(), halfOpen
+}
+
+// forgetRequests lets requests alone until [Tracer.followRequests]: one that
+// becomes a connection before transitions are seen would seem to come to nothing.
+func (t *Tracer) forgetRequests() error {
+	if err := t.objects.RequestHandler.Set(uint64(0)); err != nil {
+		return err
+	}
+	var key, value []byte
+	var keys [][]byte
+	for all := t.objects.Requests.Iterate(); all.Next(&key, &value); {
+		keys = append(keys, bytes.Clone(key))
+	}
+	for _, key := range keys {
+		if err := t.objects.Requests.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("forget the handshakes of before: %w", err)
+		}
+	}
+	for t.reader.SetDeadline(time.Unix(0, 1)); ; { // all that there is, without waiting
+		if _, err := t.Read(); errors.Is(err, ErrIdle) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+// followRequests is called when transitions are seen.
+func (t *Tracer) followRequests() error {
+	return t.objects.RequestHandler.Set(t.requestHandler)
+}
+
+func (t *Tracer) selfTest(v *tcptraceVariables) error {
+	listener, err := newSocket()
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	address := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}
+	if err := unix.Bind(int(listener.Fd()), address); err != nil {
+		return fmt.Errorf("bind to 127.0.0.1 (is the interface lo up?): %w", err)
+	}
+	if err := unix.Listen(int(listener.Fd()), 1); err != nil {
+		return fmt.Errorf("listen on 127.0.0.1: %w", err)
+	}
+	name, err := unix.Getsockname(int(listener.Fd()))
+	if err != nil {
+		return fmt.Errorf("read the port: %w", err)
+	}
+	address.Port = name.(*unix.SockaddrInet4).Port
+
+	client, err := newSocket()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	cookie, err := unix.GetsockoptUint64(int(client.Fd()), unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		return fmt.Errorf("read the socket's cookie: %w", err)
+	}
+	if err := errors.Join(v.LearnPort.Set(uint16(address.Port)), v.LearnCookie.Set(cookie)); err != nil {
+		return err
+	}
+	if err := unix.Connect(int(client.Fd()), address); err != nil {
+		return fmt.Errorf("connect to 127.0.0.1 (is the interface lo up?): %w", err)
+	}
+	fd, _, err := unix.Accept4(int(listener.Fd()), unix.SOCK_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("accept on 127.0.0.1: %w", err)
+	}
+	server := os.NewFile(uintptr(fd), "server")
+	defer server.Close()
+
+	if err := client.Close(); err != nil {
+		return fmt.Errorf("close the client: %w", err)
+	}
+	if err := t.awaitMinisock(cookie, true); err != nil {
+		return err
+	}
+	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+		return fmt.Errorf("set SO_LINGER: %w", err)
+	}
+	if err := server.Close(); err != nil {
+		return fmt.Errorf("close the server: %w", err)
+	}
+	return t.awaitMinisock(cookie, false)
+}
+
+// newSocket returns a TCP socket whose calls do not wait longer than the
+// self-test may take.
+func newSocket() (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if err != nil {
+		return nil, fmt.Errorf("make a socket: %w", err)
+	}
+	timeout := unix.NsecToTimeval(int64(selfTestTime))
+	for _, option := range []int{unix.SO_SNDTIMEO, unix.SO_RCVTIMEO} {
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &timeout); err != nil {
+			return nil, errors.Join(fmt.Errorf("bound the self-test's time: %w", err), unix.Close(fd))
+		}
+	}
+	return os.NewFile(uintptr(fd), "self-test"), nil
+}
+
+// awaitMinisock waits until the socket's minisock is followed, or is no more.
+func (t *Tracer) awaitMinisock(cookie uint64, followed bool) error {
+	var value []byte
+	for deadline := time.Now().Add(selfTestTime); ; time.Sleep(200 * time.Microsecond) {
+		var err error
+		value, err = t.objects.Minisocks.LookupBytes(cookie)
+		switch {
+		case err != nil:
+			return fmt.Errorf("look for the minisock: %w", err)
+		case (value != nil) == followed:
+			return nil
+		case time.Now().After(deadline) && followed:
+			return errors.New("the timer of a minisock did not show")
+		case time.Now().After(deadline):
+			return errors.New("the end of a minisock did not show")
+		}
+	}
+}
