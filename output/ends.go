@@ -1,14 +1,10 @@
 package output
 
-import (
-	"net/netip"
-
-	"tcptrace/events"
-)
+import "net/netip"
 
 // family names the family on the wire.
-func family(e *events.Event) string {
-	if e.Local.Addr().Is4() || e.Remote.Addr().Is4() {
+func family(local, remote netip.AddrPort) string {
+	if local.Addr().Is4() || remote.Addr().Is4() {
 		return "ipv4"
 	}
 	return "ipv6"
@@ -16,10 +12,9 @@ func family(e *events.Event) string {
 
 // knownEnds returns both ends of a socket without what is not known: an invalid
 // address, port 0. A listener's own address may be unspecified, and is known; a
-// peer's may not.
-func knownEnds(e *events.Event) (local, remote netip.AddrPort) {
-	local, remote = e.Local, e.Remote
-	if local.Addr().IsUnspecified() && e.EndsPending() {
+// peer's may not, nor one that is pending.
+func knownEnds(local, remote netip.AddrPort, pending bool) (netip.AddrPort, netip.AddrPort) {
+	if local.Addr().IsUnspecified() && pending {
 		local = netip.AddrPortFrom(netip.Addr{}, local.Port())
 	}
 	if remote.Addr().IsUnspecified() {

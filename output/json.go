@@ -34,10 +34,7 @@ func (j *JSON) Transition(t *lifecycle.Transition) error {
 	e := t.Event
 	b := append(j.line[:0], `{"type":"transition","time":"`...)
 	b = j.appendTime(b, j.clock.Time(e.Time))
-	b = append(b, `","socket":"`...)
-	b = strconv.AppendUint(b, e.Cookie, 16)
-	b = append(b, `","generation":`...)
-	b = strconv.AppendUint(b, uint64(e.Generation), 10)
+	b = appendSocket(append(b, '"'), e.Cookie, e.Generation)
 	if e.Seq != 0 {
 		b = appendNumber(b, "seq", uint64(e.Seq))
 	}
@@ -45,20 +42,27 @@ func (j *JSON) Transition(t *lifecycle.Transition) error {
 	b = appendWord(b, "to", e.To.String())
 	if t.HasDwell {
 		b = appendNumber(b, "dwell_ns", uint64(t.Dwell))
+		if e.Flags&events.FlagEstimated != 0 {
+			b = append(b, `,"dwell_estimated":true`...)
+		}
 	}
-	b = appendEnds(b, e)
-	b = appendOwner(b, e)
-	if synchronized(e.From) {
+	b = appendEnds(b, e.Local, e.Remote, e.EndsPending())
+	b = appendOwner(b, &e.Owner, e.NetNS, e.Cgroup)
+	if e.Source == events.SourceTracepoint && synchronized(e.From) {
 		if e.SRTT != 0 {
 			b = appendNumber(b, "rtt_us", uint64(e.SRTT))
 		}
 		b = appendNumber(b, "bytes_acked", e.BytesAcked)
 		b = appendNumber(b, "bytes_received", e.BytesReceived)
+		b = appendNumber(b, "bytes_sent", e.BytesSent)
 		b = appendNumber(b, "retransmits", uint64(e.Retransmits))
 	}
-	if e.Errno != 0 {
-		b = append(b, `,"errno":`...)
-		b = strconv.AppendInt(b, int64(e.Errno), 10)
+	b = appendErrno(b, e.Errno)
+	if reason := e.Reset.String(); reason != "" {
+		b = appendWord(b, "reset_reason", reason)
+	}
+	if e.End != fsm.EndNone {
+		b = appendWord(b, "end", e.End.String())
 	}
 	b = appendWord(b, "verdict", t.Verdict.String())
 	if t.Rule != "" {
@@ -67,8 +71,165 @@ func (j *JSON) Transition(t *lifecycle.Transition) error {
 	if t.Reason != "" {
 		b = appendText(b, "reason", t.Reason)
 	}
-	b = append(b, `,"source":"tracepoint"`...)
+	b = appendWord(b, "source", e.Source.String())
 	return j.end(b)
+}
+
+// Lifecycle implements [Sink]. It does not allocate.
+func (j *JSON) Lifecycle(c *lifecycle.Lifecycle) error {
+	b := appendSocket(append(j.line[:0], `{"type":"lifecycle"`...), c.Cookie, c.Generation)
+	if role := c.Role.String(); role != "" {
+		b = appendWord(b, "role", role)
+	}
+	if c.Start != 0 {
+		b = j.appendEventTime(b, "start", c.Start)
+	}
+	b = j.appendEventTime(b, "end", c.End)
+	if c.Start != 0 && c.End >= c.Start {
+		b = appendNumber(b, "duration_ns", c.End-c.Start)
+	}
+	if c.HasHandshake {
+		b = appendNumber(b, "handshake_ns", uint64(c.Handshake))
+	}
+	b = append(b, `,"path":[`...)
+	for i, s := range c.Path {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, '"')
+		b = append(b, s.String()...)
+		b = append(b, '"')
+	}
+	b = append(b, ']')
+	b = appendDwells(b, c)
+	b = appendClose(b, c)
+	b = appendTimeWait(b, c)
+	if c.HasCounters {
+		b = appendNumber(b, "bytes_sent", c.BytesSent)
+		b = appendNumber(b, "bytes_received", c.BytesReceived)
+		if c.SRTT != 0 {
+			b = appendNumber(b, "rtt_us", uint64(c.SRTT))
+		}
+		b = appendNumber(b, "retransmits", uint64(c.Retransmits))
+	}
+	b = append(b, `,"complete":`...)
+	b = strconv.AppendBool(b, c.Complete)
+	b = appendWord(b, "verdict", c.Verdict.String())
+	b = appendViolations(b, c.Violations)
+	b = appendEnds(b, c.Local, c.Remote, true)
+	b = appendOwner(b, &c.Owner, c.NetNS, c.Cgroup)
+	return j.end(b)
+}
+
+func appendDwells(b []byte, c *lifecycle.Lifecycle) []byte {
+	b = append(b, `,"dwell_ns":{`...)
+	first := true
+	for _, s := range fsm.States() {
+		d, known := c.Dwell(s)
+		if !known {
+			continue
+		}
+		if !first {
+			b = append(b, ',')
+		}
+		first = false
+		b = append(b, '"')
+		b = append(b, s.String()...)
+		b = append(b, `":`...)
+		b = strconv.AppendUint(b, uint64(d), 10)
+	}
+	return append(b, '}')
+}
+
+func appendClose(b []byte, c *lifecycle.Lifecycle) []byte {
+	if c.Cause == fsm.CauseNone {
+		return b
+	}
+	b = append(b, `,"close":{"cause":"`...)
+	b = append(b, c.Cause.String()...)
+	b = append(b, '"')
+	if first := c.First.String(); first != "" {
+		b = appendWord(b, "first", first)
+	}
+	b = appendErrno(b, c.Errno)
+	if reason := c.Reset.String(); reason != "" {
+		b = appendWord(b, "reset_reason", reason)
+	}
+	return append(b, '}')
+}
+
+func appendTimeWait(b []byte, c *lifecycle.Lifecycle) []byte {
+	switch {
+	case c.Skipped:
+		return append(b, `,"time_wait":{"end":"skipped"}`...)
+	case !c.HasTimeWait:
+		return b
+	}
+	b = append(b, `,"time_wait":{"duration_ns":`...)
+	b = strconv.AppendUint(b, uint64(c.TimeWait), 10)
+	if c.Estimated {
+		b = append(b, `,"estimated":true`...)
+	}
+	if end := timeWaitEnd(c.TimeWaitEnd); end != "" {
+		b = appendWord(b, "end", end)
+	}
+	return append(b, '}')
+}
+
+// timeWaitEnd names what ended TIME_WAIT; "" while it lasts.
+func timeWaitEnd(e fsm.End) string {
+	switch e {
+	case fsm.EndNone:
+		return ""
+	case fsm.EndResetSent: // and its answer, a reset of ours
+		return fsm.EndReset.String()
+	}
+	return e.String()
+}
+
+func appendViolations(b []byte, list []lifecycle.Violation) []byte {
+	if len(list) == 0 {
+		return b
+	}
+	b = append(b, `,"violations":[`...)
+	for i := range list {
+		v := &list[i]
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, `{"from":"`...)
+		b = append(b, v.From.String()...)
+		b = append(b, '"')
+		b = appendWord(b, "to", v.To.String())
+		b = appendText(b, "rule", v.Rule)
+		b = appendText(b, "reason", v.Reason)
+		b = append(b, '}')
+	}
+	return append(b, ']')
+}
+
+func appendSocket(b []byte, cookie uint64, generation uint32) []byte {
+	if cookie == 0 {
+		return b
+	}
+	b = append(b, `,"socket":"`...)
+	b = strconv.AppendUint(b, cookie, 16)
+	return appendNumber(append(b, '"'), "generation", uint64(generation))
+}
+
+func appendErrno(b []byte, errno int32) []byte {
+	if errno == 0 {
+		return b
+	}
+	b = append(b, `,"errno":`...)
+	return strconv.AppendInt(b, int64(errno), 10)
+}
+
+func (j *JSON) appendEventTime(b []byte, name string, at uint64) []byte {
+	b = append(b, ',', '"')
+	b = append(b, name...)
+	b = append(b, `":"`...)
+	return append(j.appendTime(b, j.clock.Time(at)), '"')
 }
 
 // synchronized reports whether data can have been exchanged.
@@ -76,9 +237,9 @@ func synchronized(s fsm.State) bool {
 	return s != fsm.Closed && s != fsm.Listen && s != fsm.SynSent && s != fsm.SynRcvd
 }
 
-func appendEnds(b []byte, e *events.Event) []byte {
-	b = appendWord(b, "family", family(e))
-	local, remote := knownEnds(e)
+func appendEnds(b []byte, local, remote netip.AddrPort, pending bool) []byte {
+	b = appendWord(b, "family", family(local, remote))
+	local, remote = knownEnds(local, remote, pending)
 	b = appendEnd(b, "local", local)
 	return appendEnd(b, "remote", remote)
 }
@@ -105,19 +266,19 @@ func appendEnd(b []byte, name string, end netip.AddrPort) []byte {
 	return append(b, '}')
 }
 
-func appendOwner(b []byte, e *events.Event) []byte {
-	if e.Owner.Known() {
-		b = appendNumber(b, "pid", uint64(e.Owner.PID))
+func appendOwner(b []byte, o *events.Owner, netns uint32, cgroup uint64) []byte {
+	if o.Known() {
+		b = appendNumber(b, "pid", uint64(o.PID))
 		b = append(b, `,"comm":`...)
-		b = appendJSONString(b, e.Owner.Comm.Bytes())
-		b = appendNumber(b, "uid", uint64(e.Owner.UID))
-		b = appendWord(b, "owner_source", e.Owner.Source.String())
+		b = appendJSONString(b, o.Comm.Bytes())
+		b = appendNumber(b, "uid", uint64(o.UID))
+		b = appendWord(b, "owner_source", o.Source.String())
 	}
-	if e.NetNS != 0 {
-		b = appendNumber(b, "netns", uint64(e.NetNS))
+	if netns != 0 {
+		b = appendNumber(b, "netns", uint64(netns))
 	}
-	if e.Cgroup != 0 {
-		b = appendNumber(b, "cgroup", e.Cgroup)
+	if cgroup != 0 {
+		b = appendNumber(b, "cgroup", cgroup)
 	}
 	return b
 }
@@ -133,7 +294,10 @@ func (j *JSON) Notice(n *Notice) error {
 	if n.Reason != "" {
 		b = appendText(b, "reason", n.Reason)
 	}
-	return j.end(appendNumber(b, "count", n.Count))
+	if n.Count != 0 {
+		b = appendNumber(b, "count", n.Count)
+	}
+	return j.end(b)
 }
 
 // Summary implements [Sink].

@@ -40,12 +40,18 @@ func (n *Notice) words() string {
 			return fmt.Sprintf("%s without history: the kernel had no memory for it", count(n.Count, "record"))
 		case events.LossMissed.String():
 			return fmt.Sprintf("%s not seen: the kernel passed them over while the program was running", count(n.Count, "transition"))
+		case events.LossMinisocks.String():
+			return fmt.Sprintf("TIME_WAIT of %s of this host not measured: more than are followed at once", count(n.Count, "connection"))
+		case events.LossHandshakes.String():
+			return fmt.Sprintf("%s of this host not followed: more than are followed at once", count(n.Count, "handshake"))
 		}
 		return fmt.Sprintf("%s lost: %s", count(n.Count, "record"), n.Reason)
 	case NoticeUndecided:
 		return fmt.Sprintf("%s left out: the end that the filter asks for was never assigned", count(n.Count, "transition"))
 	case NoticeForgotten:
 		return fmt.Sprintf("%s forgotten: more than are followed at once, so a hole in their records may go unnoticed", count(n.Count, "socket"))
+	case NoticeUnmeasured:
+		return "not measured: " + n.Reason
 	}
 	return fmt.Sprintf("%s %s: %d", n.Kind, n.Reason, n.Count)
 }

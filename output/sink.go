@@ -9,7 +9,8 @@ import (
 	"tcptrace/fsm/lifecycle"
 )
 
-// Sink takes the results of one run, in the order of the events.
+// Sink takes the results of one run, in the order of the events: transitions or
+// lifecycles, by the view.
 //
 // What is passed belongs to the caller and is valid during the call only. The
 // calls come from one goroutine; after an error only Close may follow. Results
@@ -17,6 +18,7 @@ import (
 // and by Close. Summary comes once at the end, before Close.
 type Sink interface {
 	Transition(*lifecycle.Transition) error
+	Lifecycle(*lifecycle.Lifecycle) error
 	Notice(*Notice) error
 	Summary(*Summary) error
 	Flush() error
@@ -35,6 +37,9 @@ const (
 	NoticeUndecided NoticeKind = "undecided"
 	// NoticeForgotten: more sockets than the tracker follows.
 	NoticeForgotten NoticeKind = "forgotten"
+	// NoticeUnmeasured: TIME_WAIT or the time of handshakes is not measured;
+	// Reason says which and why. Count is 0.
+	NoticeUnmeasured NoticeKind = "unmeasured"
 )
 
 // Notice is something that the reader of the results must know to trust them.
@@ -47,11 +52,14 @@ type Notice struct {
 
 // Summary is the sum of what was shown in a run.
 type Summary struct {
+	// Transitions, by themselves or in lifecycles.
 	Transitions uint64
-	// Connections of which a transition was shown, listeners not included.
+	// Connections of which something was shown, listeners not included.
 	Connections uint64
-	Illegal     uint64
-	Gaps        uint64
+	Illegal     uint64 // transitions
+	// Gaps are transitions before which records were lost, or lifecycles that
+	// lack some.
+	Gaps uint64
 	// Lost records, of all sockets, shown or not.
 	Lost     uint64
 	Duration time.Duration
@@ -62,6 +70,9 @@ type Discard struct{}
 
 // Transition does nothing.
 func (Discard) Transition(*lifecycle.Transition) error { return nil }
+
+// Lifecycle does nothing.
+func (Discard) Lifecycle(*lifecycle.Lifecycle) error { return nil }
 
 // Notice does nothing.
 func (Discard) Notice(*Notice) error { return nil }
@@ -96,6 +107,11 @@ func (m Multi) Transition(t *lifecycle.Transition) error {
 		}
 	}
 	return nil
+}
+
+// Lifecycle implements [Sink].
+func (m Multi) Lifecycle(c *lifecycle.Lifecycle) error {
+	return m.each(func(s Sink) error { return s.Lifecycle(c) })
 }
 
 // Notice implements [Sink].

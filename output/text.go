@@ -19,13 +19,15 @@ type TextOptions struct {
 	// Wide shows whole names and long addresses in their columns, and adds
 	// socket, namespace, verdict and rule.
 	Wide bool
+	// Lifecycles, not transitions, are in the table.
+	Lifecycles bool
 	// Color marks verdicts with ANSI colours.
 	Color bool
 	// Location of the times; nil means UTC.
 	Location *time.Location
 }
 
-// Text writes a table of transitions, a row each, for people.
+// Text writes a table of transitions or of lifecycles, a row each, for people.
 type Text struct {
 	w       *bufio.Writer
 	clock   events.Clock
@@ -64,8 +66,13 @@ func (t *Text) heading() {
 	if t.options.Wide {
 		comm, addr = wideComm, wideAddr
 	}
-	fmt.Fprintf(t.w, "%-*s %7s %-*s %-*s %5s %-*s %5s %-*s %10s",
-		len(t.timeLayout()), "TIME", "PID", comm, "COMM", addr, "LADDR", "LPORT", addr, "RADDR", "RPORT", stateWidth, "FROM -> TO", "MS")
+	fmt.Fprintf(t.w, "%-*s %7s %-*s %-*s %5s %-*s %5s ",
+		len(t.timeLayout()), "TIME", "PID", comm, "COMM", addr, "LADDR", "LPORT", addr, "RADDR", "RPORT")
+	if t.options.Lifecycles {
+		t.lifecycleHeading()
+		return
+	}
+	fmt.Fprintf(t.w, "%-*s %10s", stateWidth, "FROM -> TO", "MS")
 	if t.options.Wide {
 		fmt.Fprintf(t.w, " %-12s %-10s %-7s %s", "SOCKET", "NETNS", "VERDICT", "RULE")
 	}
@@ -82,16 +89,8 @@ func (t *Text) timeLayout() string {
 // Transition implements [Sink].
 func (t *Text) Transition(tr *lifecycle.Transition) error {
 	e := tr.Event
-	comm, addr := narrowComm, narrowAddr
-	if t.options.Wide {
-		comm, addr = wideComm, wideAddr
-	}
-	b := t.clock.Time(e.Time).In(t.options.Location).AppendFormat(t.row[:0], t.timeLayout())
-	b = append(b, ' ')
-	b = t.appendOwner(b, &e.Owner, comm)
-	local, remote := knownEnds(e)
-	b = appendEndColumns(b, local, addr)
-	b = appendEndColumns(b, remote, addr)
+	local, remote := knownEnds(e.Local, e.Remote, e.EndsPending())
+	b := t.appendWho(t.row[:0], e.Time, &e.Owner, local, remote)
 
 	start := len(b)
 	b = append(b, e.From.String()...)
@@ -101,6 +100,9 @@ func (t *Text) Transition(tr *lifecycle.Transition) error {
 
 	start = len(b)
 	if tr.HasDwell {
+		if e.Flags&events.FlagEstimated != 0 {
+			b = append(b, '~')
+		}
 		b = appendMillis(b, tr.Dwell)
 	} else {
 		b = append(b, '-')
@@ -108,15 +110,31 @@ func (t *Text) Transition(tr *lifecycle.Transition) error {
 	b = padLeft(b, start, 10)
 	if t.options.Wide {
 		b = t.appendWide(b, tr)
-	} else if tr.Verdict > fsm.Legal && tr.Verdict != fsm.Linux {
+	} else if tr.Verdict > fsm.Legal && (tr.Verdict != fsm.Linux || tr.End != fsm.EndNone) {
 		b = append(b, ' ', ' ')
 		b = t.appendVerdict(b, tr)
 	}
+	return t.end(b)
+}
+
+func (t *Text) end(b []byte) error {
 	t.row = append(b, '\n')
 	if _, err := t.w.Write(t.row); err != nil {
 		return fmt.Errorf("write results: %w", err)
 	}
 	return nil
+}
+
+// appendWho appends the columns that begin every row.
+func (t *Text) appendWho(b []byte, at uint64, owner *events.Owner, local, remote netip.AddrPort) []byte {
+	comm, addr := narrowComm, narrowAddr
+	if t.options.Wide {
+		comm, addr = wideComm, wideAddr
+	}
+	b = t.clock.Time(at).In(t.options.Location).AppendFormat(b, t.timeLayout())
+	b = t.appendOwner(append(b, ' '), owner, comm)
+	b = appendEndColumns(b, local, addr)
+	return appendEndColumns(b, remote, addr)
 }
 
 func (t *Text) appendOwner(b []byte, o *events.Owner, width int) []byte {
@@ -251,13 +269,13 @@ func pad(b []byte, start, width int) []byte {
 
 // padLeft moves what begins at start to the right end of its width.
 func padLeft(b []byte, start, width int) []byte {
-	n := len(b) - start
-	if n >= width {
+	n, missing := len(b)-start, width-utf8.RuneCount(b[start:])
+	if missing <= 0 {
 		return b
 	}
 	b = pad(b, start, width)
-	copy(b[start+width-n:], b[start:start+n])
-	for i := start; i < start+width-n; i++ {
+	copy(b[start+missing:], b[start:start+n])
+	for i := start; i < start+missing; i++ {
 		b[i] = ' '
 	}
 	return b

@@ -29,7 +29,7 @@ func Transition() *lifecycle.Transition {
 		Remote:  netip.MustParseAddrPort("10.0.0.2:80"),
 		Owner:   events.Owner{PID: 22384, UID: 1000, Comm: events.MakeComm("curl"), Source: events.OwnerConnect},
 		NetNS:   4026531840, Cgroup: 1234,
-		BytesAcked: 79, BytesReceived: 188, SRTT: 42, Retransmits: 1,
+		BytesAcked: 79, BytesReceived: 188, BytesSent: 78, SRTT: 42, Retransmits: 1,
 	}
 	return observe(e)
 }
@@ -53,8 +53,61 @@ func Extreme() *lifecycle.Transition {
 		Local: netip.AddrPortFrom(long, 65535), Remote: netip.AddrPortFrom(long, 65535),
 		Owner: events.Owner{PID: math.MaxUint32, UID: math.MaxUint32, Comm: HostileComm(), Source: events.OwnerClose},
 		NetNS: math.MaxUint32, Cgroup: math.MaxUint64, Errno: -1,
-		BytesAcked: math.MaxUint64, BytesReceived: math.MaxUint64, SRTT: math.MaxUint32, Retransmits: math.MaxUint32,
+		BytesAcked: math.MaxUint64, BytesReceived: math.MaxUint64, BytesSent: math.MaxUint64, SRTT: math.MaxUint32, Retransmits: math.MaxUint32,
+		End: math.MaxUint8, Reset: math.MaxUint8, Minisocks: math.MaxUint32, MinisockLimit: math.MaxUint32,
+		Flags: math.MaxUint16, Shutdown: math.MaxUint8,
 	})
+}
+
+// Lifecycle returns one of which everything is known: a connection of
+// [Transition]'s ends that closed first, and was in TIME_WAIT.
+func Lifecycle() *lifecycle.Lifecycle {
+	e := Transition().Event
+	const second = uint64(time.Second)
+	var steps []events.Event
+	step := func(at uint64, from, to fsm.State) *events.Event {
+		next := *e
+		next.Entered = 0
+		if len(steps) > 0 {
+			next.Entered = steps[len(steps)-1].Time
+		}
+		next.Time, next.Seq, next.From, next.To = at, uint32(len(steps)+1), from, to
+		steps = append(steps, next)
+		return &steps[len(steps)-1]
+	}
+	step(second, fsm.Closed, fsm.SynSent)
+	step(second+12_345_678, fsm.SynSent, fsm.Established)
+	step(2*second, fsm.Established, fsm.FinWait1)
+	step(2*second+40_000, fsm.FinWait1, fsm.FinWait2)
+	step(3*second, fsm.FinWait2, fsm.TimeWait).Flags = events.FlagMinisock
+	end := step(63*second, fsm.TimeWait, fsm.Closed)
+	end.Source, end.End, end.Flags = events.SourceTimeWait, fsm.EndExpired, events.FlagSupersedes
+	return live(steps, 63*second)
+}
+
+// UnknownLifecycle returns one of which nothing is known that can be unknown.
+func UnknownLifecycle() *lifecycle.Lifecycle {
+	return live([]events.Event{{
+		Time: 5_000_000_000, From: fsm.SynSent, To: fsm.SynRcvd, Seq: 1,
+		Local:  netip.AddrPortFrom(netip.IPv6Unspecified(), 0),
+		Remote: netip.AddrPortFrom(netip.IPv6Unspecified(), 0),
+	}}, 5_000_000_000)
+}
+
+// ExtremeLifecycle returns one of the longest values, the worst name, and more
+// that is illegal than anybody keeps.
+func ExtremeLifecycle() *lifecycle.Lifecycle {
+	e := *Extreme().Event
+	e.Flags, e.Errno, e.Seq = events.FlagEstimated, math.MinInt32, 0
+	steps := make([]events.Event, 40)
+	for i := range steps {
+		e.Seq++
+		e.From, e.To = e.To, fsm.State(100+i)
+		steps[i] = e
+	}
+	last := &steps[len(steps)-1]
+	last.From, last.To, last.Source = fsm.TimeWait, fsm.Closed, events.SourceTimeWait
+	return live(steps, math.MaxInt64)
 }
 
 // HostileComm returns a name that would forge a row, a JSON field and the
@@ -70,13 +123,27 @@ func observe(e *events.Event) *lifecycle.Transition {
 	return t
 }
 
+// live returns what a connection was by the given time.
+func live(steps []events.Event, now uint64) *lifecycle.Lifecycle {
+	tr := lifecycle.NewTracker(0)
+	var t lifecycle.Transition
+	for i := range steps {
+		tr.Observe(&steps[i], &t)
+	}
+	c := &lifecycle.Lifecycle{}
+	t.Life.Lifecycle(now, c)
+	return c
+}
+
 // TestSink runs the suite on sinks that write to w.
 func TestSink(t *testing.T, open func(w io.Writer) output.Sink) {
 	everything := func(s output.Sink) error {
 		return errors.Join(
 			s.Transition(Transition()), s.Transition(Unknown()), s.Transition(Extreme()),
+			s.Lifecycle(Lifecycle()), s.Lifecycle(UnknownLifecycle()), s.Lifecycle(ExtremeLifecycle()),
 			s.Notice(&output.Notice{Time: time.Unix(1, 0), Kind: output.NoticeLost, Reason: "ringbuf_full", Count: 12}),
 			s.Notice(&output.Notice{Kind: output.NoticeUndecided, Count: 1}),
+			s.Notice(&output.Notice{Kind: output.NoticeUnmeasured, Reason: "TIME_WAIT"}),
 			s.Summary(&output.Summary{Transitions: 3, Connections: 3, Illegal: 1, Lost: 12, Duration: time.Second}),
 		)
 	}
@@ -106,12 +173,16 @@ func TestSink(t *testing.T, open func(w io.Writer) output.Sink) {
 		first, second := Transition(), Transition()
 		reused := Transition()
 		second.Cookie = 0x21
-		if err := errors.Join(a.Transition(first), a.Transition(second), a.Close()); err != nil {
+		life, after, reusedLife := Lifecycle(), UnknownLifecycle(), Lifecycle()
+		if err := errors.Join(a.Transition(first), a.Transition(second), a.Lifecycle(life), a.Lifecycle(after), a.Close()); err != nil {
 			t.Fatal(err)
 		}
 		err := b.Transition(reused)
 		reused.Cookie = 0x21
-		if err := errors.Join(err, b.Transition(reused), b.Close()); err != nil {
+		err = errors.Join(err, b.Transition(reused), b.Lifecycle(reusedLife))
+		clear(reusedLife.Path)
+		*reusedLife = *UnknownLifecycle()
+		if err := errors.Join(err, b.Lifecycle(reusedLife), b.Close()); err != nil {
 			t.Fatal(err)
 		}
 		if want.String() != got.String() {

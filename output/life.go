@@ -1,0 +1,234 @@
+package output
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"tcptrace/fsm"
+	"tcptrace/fsm/lifecycle"
+)
+
+// Widths of the path: the longest usual one, SS·E·F1·F2·TW, and that it goes on.
+const (
+	narrowPath = len("SS E F1 F2 TW .")
+	widePath   = len("SS 10.0ms E 10.0ms F1 10.0ms F2 10.0ms TW ~60.0s.")
+)
+
+func (t *Text) pathWidth() int {
+	if t.options.Wide {
+		return widePath
+	}
+	return narrowPath
+}
+
+func (t *Text) lifecycleHeading() {
+	fmt.Fprintf(t.w, "%6s %6s %10s ", "TX", "RX", "MS")
+	if t.options.Wide {
+		fmt.Fprintf(t.w, "%-12s %-10s %-7s %10s %8s %5s ", "SOCKET", "NETNS", "ROLE", "SHAKE_MS", "RTT_MS", "RETR")
+	}
+	fmt.Fprintf(t.w, "%-*s %s\n", t.pathWidth(), "PATH", "CLOSE")
+}
+
+// Lifecycle implements [Sink].
+func (t *Text) Lifecycle(c *lifecycle.Lifecycle) error {
+	local, remote := knownEnds(c.Local, c.Remote, true)
+	b := t.appendWho(t.row[:0], c.End, &c.Owner, local, remote)
+	b = append(appendSize(b, c.BytesSent, c.HasCounters), ' ')
+	b = append(appendSize(b, c.BytesReceived, c.HasCounters), ' ')
+
+	start := len(b)
+	if c.Start != 0 && c.End >= c.Start {
+		if c.Open {
+			b = append(b, "≥"...)
+		}
+		b = appendMillis(b, time.Duration(c.End-c.Start))
+	} else {
+		b = append(b, '-')
+	}
+	b = append(padLeft(b, start, 10), ' ')
+	if t.options.Wide {
+		b = appendWideLifecycle(b, c)
+	}
+	start = len(b)
+	b = append(pad(t.appendPath(b, c), start, t.pathWidth()), ' ')
+	return t.end(t.appendStory(b, c))
+}
+
+func appendWideLifecycle(b []byte, c *lifecycle.Lifecycle) []byte {
+	start := len(b)
+	if c.Cookie != 0 {
+		b = strconv.AppendUint(b, c.Cookie, 16)
+	} else {
+		b = append(b, '-')
+	}
+	b = append(pad(b, start, 12), ' ')
+	start = len(b)
+	b = strconv.AppendUint(b, uint64(c.NetNS), 10)
+	b = append(pad(b, start, 10), ' ')
+	start = len(b)
+	if role := c.Role.String(); role != "" {
+		b = append(b, role...)
+	} else {
+		b = append(b, '-')
+	}
+	b = append(pad(b, start, 7), ' ')
+	b = append(appendMillisOr(b, c.Handshake, c.HasHandshake, 10), ' ')
+	b = append(appendMillisOr(b, time.Duration(c.SRTT)*time.Microsecond, c.SRTT != 0, 8), ' ')
+	start = len(b)
+	if c.HasCounters {
+		b = strconv.AppendUint(b, uint64(c.Retransmits), 10)
+	} else {
+		b = append(b, '-')
+	}
+	return append(padLeft(b, start, 5), ' ')
+}
+
+func appendMillisOr(b []byte, d time.Duration, known bool, width int) []byte {
+	start := len(b)
+	if known {
+		b = appendMillis(b, d)
+	} else {
+		b = append(b, '-')
+	}
+	return padLeft(b, start, width)
+}
+
+// shortNames are the states in a path.
+var shortNames = map[fsm.State]string{
+	fsm.Closed: "C", fsm.Listen: "L", fsm.SynSent: "SS", fsm.SynRcvd: "SR", fsm.Established: "E",
+	fsm.FinWait1: "F1", fsm.FinWait2: "F2", fsm.CloseWait: "CW", fsm.Closing: "CG", fsm.LastAck: "LA",
+	fsm.TimeWait: "TW",
+}
+
+// appendPath appends SS·E·F1·F2·TW, without the CLOSED or LISTEN that it begins
+// with and the CLOSED that it ends in, and with … if it goes on.
+func (t *Text) appendPath(b []byte, c *lifecycle.Lifecycle) []byte {
+	path := c.Path
+	if len(path) > 1 && (path[0] == fsm.Closed || path[0] == fsm.Listen) {
+		path = path[1:]
+	}
+	if !c.Open && len(path) > 1 && path[len(path)-1] == fsm.Closed {
+		path = path[:len(path)-1]
+	}
+	for i, s := range path {
+		if i > 0 {
+			b = append(b, "·"...)
+		}
+		if name := shortNames[s]; name != "" {
+			b = append(b, name...)
+		} else {
+			b = append(b, s.String()...)
+		}
+		if !t.options.Wide {
+			continue
+		}
+		last := c.Open && i == len(path)-1
+		if d, known := c.Dwell(s); known && last && d == 0 {
+			// It has only begun.
+		} else if known {
+			b = append(b, ' ')
+			if last {
+				b = append(b, "≥"...)
+			} else if c.Estimated && s == fsm.TimeWait {
+				b = append(b, '~')
+			}
+			b = appendDuration(b, d)
+		} else {
+			b = append(b, " -"...)
+		}
+	}
+	if c.Open {
+		b = append(b, "…"...)
+	}
+	return b
+}
+
+// appendStory appends how it ended, and what was wrong.
+func (t *Text) appendStory(b []byte, c *lifecycle.Lifecycle) []byte {
+	switch {
+	case c.Cause != fsm.CauseNone:
+		b = append(b, strings.ReplaceAll(c.Cause.String(), "_", " ")...)
+	case c.First != lifecycle.FirstUnknown:
+		b = append(b, "closing"...)
+	default:
+		b = append(b, "open"...)
+	}
+	if c.Cause <= fsm.CauseFinished && c.First != lifecycle.FirstUnknown {
+		b = append(b, ", "...)
+		b = append(b, c.First.String()...)
+		b = append(b, " first"...)
+	}
+	if end := timeWaitEnd(c.TimeWaitEnd); end != "" && c.HasTimeWait {
+		b = append(b, ", TIME_WAIT "...)
+		b = append(b, end...)
+		b = append(b, " after "...)
+		if c.Estimated {
+			b = append(b, '~')
+		}
+		b = appendDuration(b, c.TimeWait)
+	}
+	if c.Verdict == fsm.Gap {
+		b = append(b, "  "...)
+		b = append(b, t.color(c.Verdict)...)
+		b = append(b, "gap: records are missing"...)
+		b = t.resetColor(b)
+	}
+	for i := range c.Violations {
+		b = append(b, "  "...)
+		b = append(b, t.color(fsm.Illegal)...)
+		b = append(b, "ILLEGAL: "...)
+		b = append(b, c.Violations[i].Reason...)
+		b = t.resetColor(b)
+	}
+	return b
+}
+
+// appendSize appends a number of bytes as 512, 1.2K, 34M, in a column of six.
+func appendSize(b []byte, n uint64, known bool) []byte {
+	start := len(b)
+	switch {
+	case !known:
+		b = append(b, '-')
+	case n < 1024:
+		b = strconv.AppendUint(b, n, 10)
+	default:
+		value, unit := float64(n), 0
+		for ; value >= 1023.5 && unit < len(sizeUnits)-1; unit++ {
+			value /= 1024
+		}
+		decimals := 0
+		if value < 9.95 {
+			decimals = 1
+		}
+		b = append(strconv.AppendFloat(b, value, 'f', decimals, 64), sizeUnits[unit])
+	}
+	return padLeft(b, start, 6)
+}
+
+const sizeUnits = " KMGTPE"
+
+// appendDuration appends a duration with three digits, such as 12.3ms.
+func appendDuration(b []byte, d time.Duration) []byte {
+	value, unit := float64(d), "ns"
+	for _, u := range []struct {
+		size time.Duration
+		name string
+	}{{time.Second, "s"}, {time.Millisecond, "ms"}, {time.Microsecond, "µs"}} {
+		if d >= u.size-u.size/2000 { // which three digits round up
+			value, unit = float64(d)/float64(u.size), u.name
+			break
+		}
+	}
+	decimals := 0
+	switch {
+	case unit == "ns" || value >= 99.95:
+	case value >= 9.995:
+		decimals = 1
+	default:
+		decimals = 2
+	}
+	b = strconv.AppendFloat(b, value, 'f', decimals, 64)
+	return append(b, unit...)
+}
