@@ -163,7 +163,7 @@ func TestKernelLongAddress(t *testing.T) {
 			inNetNS(t, func(ns *netns) {
 				t := ns.t
 				addr := ns.addAddr(netip.MustParseAddr(long))
-				tr := trace(ns, append([]string{"-o", "text"}, test.args...)...)
+				tr := trace(ns, append([]string{"-o", "text", "--no-time-wait"}, test.args...)...)
 				listener := ns.listen(addr)
 				at := listener.addr()
 				clientCloses(ns, listener, addr)

@@ -32,6 +32,16 @@ type netns struct {
 	calls chan func()
 
 	disturbed bool // see inNetNS
+	ended     bool // before its test
+
+	// Of the handshakes of all listeners, for the checks of the results.
+	noRequests bool // the kernel keeps no requests: SYN cookies
+	fastOpen   bool // some have no requests
+	slowSYN    bool // the first SYN may have been lost
+
+	// What is to be found.
+	illegal  int // transitions judged so
+	requests int // handshakes that came to nothing
 }
 
 // inNetNS runs a test in a namespace of its own, and again in another one where
@@ -92,16 +102,21 @@ func newNetNS(t *testing.T) *netns {
 		calls: make(chan func()),
 		net4:  netip.PrefixFrom(netip.AddrFrom4([4]byte{127, byte(1 + rand.IntN(254)), byte(rand.IntN(256)), 0}), 24),
 	}
+	home := -1
 	go func() {
-		// Never unlocked: the thread ends with the goroutine, and with thread
-		// and sockets the namespace.
+		// Never unlocked: the thread ends with the goroutine, if it is not the
+		// first one, and with thread and sockets the namespace.
 		runtime.LockOSThread()
 		for call := range ns.calls {
 			call()
 		}
+		_ = errors.Join(unix.Setns(home, unix.CLONE_NEWNET), unix.Close(home))
 	}()
-	t.Cleanup(func() { close(ns.calls) })
-	ns.do(func() error {
+	t.Cleanup(ns.end)
+	ns.do(func() (err error) {
+		if home, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			return err
+		}
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare: %w", err)
 		}
@@ -130,6 +145,14 @@ func onLoopback(family int, f func(fd int, lo *unix.Ifreq) error) error {
 		err = f(fd, lo)
 	}
 	return errors.Join(err, unix.Close(fd))
+}
+
+// end lets the namespace go, as soon as the sockets of the test are closed.
+func (ns *netns) end() {
+	if !ns.ended {
+		ns.ended = true
+		close(ns.calls)
+	}
 }
 
 // do runs a function inside the namespace.
@@ -192,6 +215,39 @@ func (ns *netns) sysctl(name, value string) {
 	ns.t.Helper()
 	ns.do(func() error { return os.WriteFile("/proc/sys/net/"+name, []byte(value), 0) })
 }
+
+// counters are the kernel's of the namespace, by the names of nstat.
+type counters map[string]int
+
+// counters reads them.
+func (ns *netns) counters() counters {
+	ns.t.Helper()
+	all := make(counters)
+	for _, name := range []string{"snmp", "netstat"} {
+		var text []byte
+		ns.do(func() (err error) {
+			text, err = os.ReadFile("/proc/thread-self/net/" + name)
+			return err
+		})
+		// Names in one line, values in the next:
+		//	TcpExt: SyncookiesSent SyncookiesRecv ...
+		//	TcpExt: 0 0 ...
+		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+		for i := 0; i+1 < len(lines); i += 2 {
+			names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
+			for j := 1; j < min(len(names), len(values)); j++ {
+				n, err := strconv.Atoi(values[j])
+				check(ns.t, err)
+				all[strings.TrimSuffix(names[0], ":")+names[j]] = n
+			}
+		}
+	}
+	return all
+}
+
+// minisocks returns how many were made: the kernel counts those that are to live
+// for 4 seconds or less apart.
+func (c counters) minisocks() int { return c["TcpExtTW"] + c["TcpExtTWKilled"] }
 
 // owns reports whether a life that the oracle saw is of this namespace.
 func (ns *netns) owns(l *life) bool {

@@ -164,7 +164,7 @@ func TestKernelHostileName(t *testing.T) {
 			})
 			t.Run("text", func(t *testing.T) {
 				inNetNS(t, func(ns *netns) {
-					tr := trace(ns, "-o", "text", "--wide")
+					tr := trace(ns, "-o", "text", "--wide", "--no-time-wait")
 					ns.visit(test.comm)
 					checkNamedRows(ns.t, tr.rows(), test.text)
 				})

@@ -3,6 +3,7 @@ package main
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -14,9 +15,9 @@ import (
 const (
 	listened = "CLOSED LISTEN CLOSED"
 	// Who closes first, and the other side, as client and as server.
-	clientFirst  = "CLOSED SYN_SENT ESTABLISHED FIN_WAIT_1 FIN_WAIT_2 CLOSED(linux)"
+	clientFirst  = "CLOSED SYN_SENT ESTABLISHED FIN_WAIT_1 FIN_WAIT_2 minisock"
 	serverSecond = "LISTEN SYN_RCVD ESTABLISHED CLOSE_WAIT LAST_ACK CLOSED"
-	serverFirst  = "LISTEN SYN_RCVD ESTABLISHED FIN_WAIT_1 FIN_WAIT_2 CLOSED(linux)"
+	serverFirst  = "LISTEN SYN_RCVD ESTABLISHED FIN_WAIT_1 FIN_WAIT_2 minisock"
 	clientSecond = "CLOSED SYN_SENT ESTABLISHED CLOSE_WAIT LAST_ACK CLOSED"
 
 	clientAborts   = "CLOSED SYN_SENT ESTABLISHED CLOSED(abort: closed with SO_LINGER 0: reset sent)"
@@ -59,13 +60,13 @@ func TestKernelScenarios(t *testing.T) {
 			"CLOSED SYN_SENT ESTABLISHED CLOSE_WAIT CLOSED(abort: closed with received data unread: reset sent)"}},
 		{"half-close", playHalfClose, []string{listened, clientFirst, serverSecond}},
 		{"second close in FIN_WAIT_1", playSecondCloseFinWait1, []string{listened, serverSecond,
-			"CLOSED SYN_SENT ESTABLISHED FIN_WAIT_1 FIN_WAIT_1(linux) FIN_WAIT_2 CLOSED(linux)"}},
+			"CLOSED SYN_SENT ESTABLISHED FIN_WAIT_1 FIN_WAIT_1(linux) FIN_WAIT_2 minisock"}},
 		{"second close in FIN_WAIT_2", playSecondCloseFinWait2, []string{listened, serverSecond,
-			"CLOSED SYN_SENT ESTABLISHED FIN_WAIT_1 FIN_WAIT_2 FIN_WAIT_2(linux) CLOSED(linux)"}},
+			"CLOSED SYN_SENT ESTABLISHED FIN_WAIT_1 FIN_WAIT_2 FIN_WAIT_2(linux) minisock"}},
 		{"second close in LAST_ACK", playSecondCloseLastAck, []string{listened, clientFirst,
 			"LISTEN SYN_RCVD ESTABLISHED CLOSE_WAIT LAST_ACK LAST_ACK(linux) CLOSED"}},
 		{"second close in CLOSING", playSecondCloseClosing, []string{listened, serverFirst,
-			"CLOSED SYN_SENT ESTABLISHED FIN_WAIT_1 CLOSING CLOSING(linux) CLOSED(linux)"}},
+			"CLOSED SYN_SENT ESTABLISHED FIN_WAIT_1 CLOSING CLOSING(linux) minisock"}},
 		{"unread data in FIN_WAIT_2", playUnreadFinWait2, []string{listened, closeWaitReset,
 			"CLOSED SYN_SENT ESTABLISHED FIN_WAIT_1 FIN_WAIT_2 CLOSED(abort: closed with received data unread: reset sent)"}},
 		{"linger 0 in FIN_WAIT_2", playLinger0FinWait2, []string{listened, closeWaitReset,
@@ -74,7 +75,7 @@ func TestKernelScenarios(t *testing.T) {
 			"CLOSED SYN_SENT ESTABLISHED FIN_WAIT_1 FIN_WAIT_2 CLOSED(abort: disconnected by the process: connect(AF_UNSPEC))"}},
 		{"negative TCP_LINGER2", playLinger2, []string{listened, closeWaitReset,
 			"CLOSED SYN_SENT ESTABLISHED FIN_WAIT_1 FIN_WAIT_2 FIN_WAIT_2(linux) CLOSED(abort: closed with a negative TCP_LINGER2: reset sent)"}},
-		{"connected to itself", playSelf, []string{"CLOSED SYN_SENT SYN_RCVD ESTABLISHED FIN_WAIT_1 CLOSING CLOSED(linux)"}},
+		{"connected to itself", playSelf, []string{"CLOSED SYN_SENT SYN_RCVD ESTABLISHED FIN_WAIT_1 CLOSING minisock"}},
 		{"listener with a full backlog closes", playFullBacklog, slices.Concat([]string{listened},
 			slices.Repeat([]string{clientReset}, fullBacklog),
 			slices.Repeat([]string{"LISTEN SYN_RCVD ESTABLISHED CLOSED(abort: never accepted: the listener closed or dropped it)"}, fullBacklog))},
@@ -84,7 +85,7 @@ func TestKernelScenarios(t *testing.T) {
 		{"listens again", playListenAgain, []string{listened, "life 1: " + listened}},
 		{"Fast Open", playFastOpen, []string{listened, clientFirst, clientFirst, serverSecond, serverSecond}},
 		{"Fast Open child closes early", playFastOpenEarly, []string{listened, clientFirst, serverSecond,
-			"LISTEN SYN_RCVD FIN_WAIT_1 FIN_WAIT_2 CLOSED(linux)", clientSecond}},
+			"LISTEN SYN_RCVD FIN_WAIT_1 FIN_WAIT_2 minisock", clientSecond}},
 		{"MPTCP", playMPTCP, nil},
 		{"MPTCP falls back", playMPTCPFallback, nil},
 	} {
@@ -413,6 +414,7 @@ func playListenAgain(ns *netns) {
 func fastOpenListener(ns *netns) *socket {
 	ns.t.Helper()
 	ns.sysctl("ipv4/tcp_fastopen", "3")
+	ns.fastOpen = true
 	listener := ns.listen(ns.v4(1))
 	listener.set(unix.IPPROTO_TCP, unix.TCP_FASTOPEN, 16)
 	client, server := ns.dialFast(listener, "ask for the cookie")
@@ -526,6 +528,32 @@ func TestKernelReconnect(t *testing.T) {
 	})
 }
 
+// TestKernelStartedBeforeInFinWait2: of such a socket the minisock is not known
+// either, as nothing names it. That is no reason to think that there is none.
+func TestKernelStartedBeforeInFinWait2(t *testing.T) {
+	requireKernel(t)
+	for _, limit := range []string{"100", "0"} {
+		t.Run("tcp_max_tw_buckets="+limit, func(t *testing.T) {
+			inNetNS(t, func(ns *netns) {
+				ns.sysctl("ipv4/tcp_max_tw_buckets", limit)
+				listener, client, server := halfClosed(ns)
+				tr := trace(ns)
+				server.read("")
+				server.close()
+				client.read("")
+				client.close()
+				listener.close()
+				r := tr.finishWith(func(*life) bool { return true })
+				for _, s := range r.sockets {
+					if strings.Contains(s.path(), "FIN_WAIT_2") && s.judged() != "FIN_WAIT_2 CLOSED(linux)" {
+						ns.t.Errorf("saw %v", s)
+					}
+				}
+			})
+		})
+	}
+}
+
 // TestKernelStartedBefore: of sockets that were there before, the next step is
 // judged; how long they had been there, and whose they are, is not known.
 func TestKernelStartedBefore(t *testing.T) {
@@ -546,7 +574,7 @@ func TestKernelStartedBefore(t *testing.T) {
 
 		r := tr.finish()
 		r.expect("LISTEN CLOSED",
-			"ESTABLISHED FIN_WAIT_1 FIN_WAIT_2 CLOSED(linux)",
+			"ESTABLISHED FIN_WAIT_1 FIN_WAIT_2 minisock",
 			"ESTABLISHED CLOSE_WAIT LAST_ACK CLOSED",
 			clientFirst, serverSecond)
 		for _, s := range r.sockets {

@@ -54,11 +54,13 @@ func requireHostPIDs(t *testing.T) {
 	}
 }
 
-// eventually polls until the condition holds. The deadline is for what never
-// comes, not a measure of anything.
+// usualWait is the deadline for what never comes, not a measure of anything.
+const usualWait = 30 * time.Second
+
+// eventually polls until the condition holds.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(usualWait); !holds(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain until %s", what)
 		}

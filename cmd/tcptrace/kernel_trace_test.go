@@ -33,11 +33,13 @@ type tracing struct {
 	exited chan int // the status, once
 	status int
 	ended  bool
+	timers bool // not --no-time-wait
 }
 
 // trace runs the command in this process, beside an oracle, until it is
 // stopped: with -o json, -v and for the namespace alone, and the given
-// arguments. It returns when the tracer is attached.
+// arguments, which may begin with a subcommand. It returns when the tracer is
+// attached.
 func trace(ns *netns, args ...string) *tracing {
 	ns.t.Helper()
 	const roomKiB = 8 << 10 // enough for what the host does beside the test
@@ -55,6 +57,7 @@ func traceMany(ns *netns, roomKiB int, args ...string) *tracing {
 	tr := &tracing{
 		t: t, ns: ns, oracle: newOracle(t, roomKiB),
 		stdout: stdout, stderr: &safeBuffer{}, exited: make(chan int, 1),
+		timers: !slices.Contains(args, "--no-time-wait"),
 	}
 	// The signal that stops the command would otherwise end the tests, should
 	// it come when the command has ended by itself.
@@ -62,7 +65,7 @@ func traceMany(ns *netns, roomKiB int, args ...string) *tracing {
 	signal.Notify(survive, syscall.SIGTERM)
 	t.Cleanup(func() { signal.Stop(survive) })
 
-	args = append([]string{"-o", "json", "-v", "--netns", strconv.FormatUint(uint64(ns.inode), 10)}, args...)
+	args = ns.arguments(args)
 	go func() { tr.exited <- run(args, strings.NewReader(""), stdout, tr.stderr) }()
 	t.Cleanup(func() { tr.stop() })
 	eventually(t, "the tracer is attached", func() bool {
@@ -72,6 +75,16 @@ func traceMany(ns *netns, roomKiB int, args ...string) *tracing {
 		return attached.MatchString(tr.stderr.String())
 	})
 	return tr
+}
+
+// arguments adds those of every run to the given ones, which may overrule them.
+func (ns *netns) arguments(args []string) []string {
+	subcommand := 0
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		subcommand = 1
+	}
+	always := []string{"-o", "json", "-v", "--netns", strconv.FormatUint(uint64(ns.inode), 10)}
+	return slices.Concat(args[:subcommand], always, args[subcommand:])
 }
 
 // attached is what -v says from when on every transition is seen.
@@ -98,10 +111,14 @@ func (tr *tracing) stop() {
 }
 
 // finish ends the command when all sockets are closed and compares what it said
-// with the oracle.
+// with the oracle, and with the kernel's count of minisocks.
 func (tr *tracing) finish() *result {
 	tr.t.Helper()
-	return tr.finishWith(func(*life) bool { return true })
+	r := tr.finishWith(func(*life) bool { return true })
+	if want := tr.ns.counters().minisocks(); tr.timers && r.takenOver() != want {
+		r.t.Errorf("%d minisocks took over, the kernel made %d", r.takenOver(), want)
+	}
+	return r
 }
 
 // finishWith is finish for a command that filters: it must have said all of the
@@ -110,7 +127,7 @@ func (tr *tracing) finishWith(keep func(*life) bool) *result {
 	tr.t.Helper()
 	lives := slices.DeleteFunc(tr.oracle.settle(tr.ns), func(l *life) bool { return !keep(l) })
 	r := tr.result()
-	tr.ns.checkDisturbance(lives, len(r.transitions), r.passedOver())
+	tr.ns.checkDisturbance(lives, r.traced(), r.passedOver())
 	r.checkSound()
 	r.compare(lives)
 	return r
@@ -124,7 +141,9 @@ func (tr *tracing) result() *result {
 		tr.t.Errorf("ended with status %d: %s", tr.status, tr.stderr)
 	}
 	check(tr.t, rewind(tr.stdout))
-	return newResult(tr.ns, bufio.NewReader(tr.stdout), tr.stderr.String())
+	r := newResult(tr.ns, bufio.NewReader(tr.stdout), tr.stderr.String())
+	r.timers = tr.timers
+	return r
 }
 
 func rewind(f *os.File) error {
@@ -181,6 +200,7 @@ type line struct {
 	Seq         uint32
 	From, To    string
 	Dwell       *int64 `json:"dwell_ns"`
+	Estimated   bool   `json:"dwell_estimated"`
 	Family      string
 	Local       endpoint
 	Remote      endpoint
@@ -190,6 +210,7 @@ type line struct {
 	OwnerSource string `json:"owner_source"`
 	NetNS       uint32
 	Errno       int
+	End         string
 	Verdict     string
 	Reason      string
 	Source      string
@@ -209,6 +230,38 @@ type endpoint struct {
 }
 
 func (e endpoint) addrPort() netip.AddrPort { return netip.AddrPortFrom(e.Addr, e.Port) }
+
+// tookOver reports whether a minisock took over from the socket, which the
+// kernel has in CLOSED since then. The lines that follow are the minisock's.
+func (l *line) tookOver() bool {
+	const timeWait, finWait2 = "TIME_WAIT", "FIN_WAIT_2"
+	return l.Source == "tracepoint" && (l.To == timeWait && l.From != timeWait ||
+		l.To == finWait2 && l.Reason == "a minisock waits for the peer's FIN")
+}
+
+// kernelTo returns where the socket went, by the kernel's tracepoint.
+func (l *line) kernelTo() string {
+	if l.tookOver() {
+		return fsm.Closed.String()
+	}
+	return l.To
+}
+
+// String tells a transition.
+func (l *line) String() string {
+	return fmt.Sprintf("%s/%d #%d %v>%v %s -> %s after %s by %s, end %q, %s: %s",
+		l.Socket, l.Generation, l.Seq, l.Local.addrPort(), l.Remote.addrPort(), l.From, l.To, nanos(l.Dwell), l.Source, l.End, l.Verdict, l.Reason)
+}
+
+// nanos writes a duration, if there is one.
+func nanos(d *int64) string {
+	if d == nil {
+		return "nothing"
+	}
+	return time.Duration(*d).String()
+}
+
+func (l *line) ofMinisock() bool { return l.Source == "timewait" }
 
 // reporter is the test, of which the first errors suffice: where one
 // connection of thousands is wrong, all may be.
@@ -230,11 +283,13 @@ type result struct {
 	t           *reporter
 	ns          *netns
 	transitions []line
+	requests    []line // handshakes that came to nothing: of no socket
 	notices     []line
 	summary     line
 	sockets     []*tracedLife // each generation of each
 	stderr      string
 	clockOffset int64
+	timers      bool // not --no-time-wait
 }
 
 // tracedLife is one generation of one socket.
@@ -243,10 +298,29 @@ type tracedLife struct {
 	lines         []*line
 }
 
+// steps returns the lines that the kernel's tracepoint has told.
+func (s *tracedLife) steps() []*line {
+	return slices.DeleteFunc(slices.Clone(s.lines), (*line).ofMinisock)
+}
+
+// traced returns how many transitions the kernel's tracepoint has told.
+func (r *result) traced() (n int) { return r.count(func(l *line) bool { return !l.ofMinisock() }) }
+
+func (r *result) takenOver() (n int) { return r.count((*line).tookOver) }
+
+func (r *result) count(which func(*line) bool) (n int) {
+	for i := range r.transitions {
+		if which(&r.transitions[i]) {
+			n++
+		}
+	}
+	return n
+}
+
 func newResult(ns *netns, stdout io.Reader, stderr string) *result {
 	t := ns.t
 	t.Helper()
-	r := &result{t: &reporter{T: t}, ns: ns, stderr: stderr}
+	r := &result{t: &reporter{T: t}, ns: ns, stderr: stderr, timers: true}
 	m := attached.FindStringSubmatch(stderr)
 	if m == nil {
 		t.Fatalf("no word of being attached: %s", stderr)
@@ -265,7 +339,11 @@ func newResult(ns *netns, stdout io.Reader, stderr string) *result {
 		}
 		switch l.Type {
 		case "transition":
-			r.transitions = append(r.transitions, l)
+			if l.Source == "request" {
+				r.requests = append(r.requests, l)
+			} else {
+				r.transitions = append(r.transitions, l)
+			}
 		case "notice":
 			r.notices = append(r.notices, l)
 		case "summary":
@@ -317,13 +395,16 @@ func (r *result) checkSound() {
 			t.Errorf("unexpected notice: %s %s %d", n.Kind, n.Reason, n.Count)
 		}
 	}
-	connections := 0
+	connections, illegal := len(r.requests), 0
 	for _, s := range r.sockets {
 		for i, l := range s.lines {
-			switch {
-			case l.Seq != uint32(i+1):
+			if l.Seq != uint32(i+1) {
 				t.Errorf("number %d of %v is counted as %d", i+1, s, l.Seq)
-			case l.Verdict == fsm.Illegal.String(), l.Verdict == fsm.Gap.String():
+			}
+			if l.Verdict == fsm.Illegal.String() {
+				illegal++
+			}
+			if l.Verdict == fsm.Illegal.String() && r.ns.illegal == 0 || l.Verdict == fsm.Gap.String() {
 				t.Errorf("judged %s: %s: %v", l.Verdict, l.Reason, s)
 			}
 		}
@@ -332,10 +413,27 @@ func (r *result) checkSound() {
 		}
 	}
 	r.checkTimes()
-	want := line{Type: "summary", Transitions: len(r.transitions), Connections: connections, Lost: r.passedOver()}
+	if illegal != r.ns.illegal {
+		t.Errorf("%d illegal, want %d", illegal, r.ns.illegal)
+	}
+	if len(r.requests) != r.ns.requests {
+		t.Errorf("%d handshakes came to nothing, want %d: %s", len(r.requests), r.ns.requests, r.firstRequest())
+	}
+	want := line{
+		Type: "summary", Transitions: len(r.transitions) + len(r.requests), Connections: connections,
+		Illegal: r.ns.illegal, Lost: r.passedOver(),
+	}
 	if r.summary != want {
 		t.Errorf("the summary is %+v, want %+v", r.summary, want)
 	}
+}
+
+// firstRequest writes one of the handshakes that came to nothing.
+func (r *result) firstRequest() string {
+	if len(r.requests) == 0 {
+		return "none"
+	}
+	return r.requests[0].String()
 }
 
 // passedOver is the reason of a notice that concerns the host as a whole: the
@@ -357,11 +455,11 @@ func (r *result) passedOver() (n int) {
 func (r *result) checkTimes() {
 	t := r.t
 	t.Helper()
-	type present struct {
-		state string
-		since int64 // 0: not seen
+	type minisock struct {
+		socket     string
+		generation uint32
 	}
-	now := make(map[string]present)
+	sockets, minisocks := make(map[string]present), make(map[minisock]present)
 	last := int64(0)
 	for i := range r.transitions {
 		l := &r.transitions[i]
@@ -370,25 +468,83 @@ func (r *result) checkTimes() {
 			t.Errorf("time goes back by %d ns at %s -> %s of %s", last-at, l.From, l.To, l.Socket)
 		}
 		last = at
-		if l.NetNS != r.ns.inode || l.Source != "tracepoint" {
-			t.Errorf("namespace %d, source %q, want %d, tracepoint", l.NetNS, l.Source, r.ns.inode)
+		if l.NetNS != r.ns.inode {
+			t.Errorf("namespace %d, want %d", l.NetNS, r.ns.inode)
 		}
 
-		p := now[l.Socket]
-		switch {
-		case p.state != l.From || p.since == 0:
-			if l.Dwell != nil && l.Verdict != fsm.Gap.String() {
-				t.Errorf("%s -> %s of %s has a dwell, %d ns, but the start was not seen", l.From, l.To, l.Socket, *l.Dwell)
+		id := minisock{l.Socket, l.Generation}
+		switch l.Source {
+		case "tracepoint":
+			p := sockets[l.Socket]
+			r.checkDwell(l, p)
+			if l.tookOver() {
+				minisocks[id] = p.after(l)
 			}
-		case l.Dwell == nil:
-			t.Errorf("%s -> %s of %s has no dwell", l.From, l.To, l.Socket)
-		case *l.Dwell != at-p.since || *l.Dwell <= 0:
-			t.Errorf("%s -> %s of %s: dwell %d ns, want %d", l.From, l.To, l.Socket, *l.Dwell, at-p.since)
+			ofSocket := *l
+			ofSocket.To = l.kernelTo()
+			sockets[l.Socket] = p.after(&ofSocket)
+		case "timewait":
+			p := minisocks[id]
+			if l.From == fsm.TimeWait.String() && l.Estimated && p.state == fsm.FinWait2.String() && l.Dwell != nil {
+				// The FIN reached the minisock unseen, at some time since.
+				if *l.Dwell < 0 || *l.Dwell > at-p.since {
+					t.Errorf("%s -> %s of %s: estimated dwell %d ns, want at most %d", l.From, l.To, l.Socket, *l.Dwell, at-p.since)
+				}
+			} else {
+				r.checkDwell(l, p)
+			}
+			if p.state == "" {
+				t.Errorf("%s -> %s of %s, of which no minisock took over", l.From, l.To, l.Socket)
+			}
+			minisocks[id] = p.after(l)
+		default:
+			t.Errorf("%s -> %s of %s is from %q", l.From, l.To, l.Socket, l.Source)
 		}
-		if p.state != l.To || l.From != l.To {
-			p = present{l.To, at}
+	}
+}
+
+// present is the state that a socket or minisock is in.
+type present struct {
+	state string
+	since int64 // 0: not seen
+	child bool  // in SYN_RCVD, of a listener
+}
+
+func (p present) after(l *line) present {
+	at := l.Time.UnixNano()
+	switch {
+	case l.From != l.To:
+		return present{state: l.To, since: at, child: l.From == fsm.Listen.String() && l.To == fsm.SynRcvd.String()}
+	case p.state == l.To:
+		return p
+	}
+	return present{state: l.To}
+}
+
+// checkDwell checks the dwell of a line by what is known of the state it leaves.
+func (r *result) checkDwell(l *line, p present) {
+	t := r.t
+	t.Helper()
+	at := l.Time.UnixNano()
+	known := p.state == l.From && p.since != 0
+	switch {
+	case !known:
+		if l.Dwell != nil && l.Verdict != fsm.Gap.String() {
+			t.Errorf("%s -> %s of %s has a dwell, %d ns, but the start was not seen", l.From, l.To, l.Socket, *l.Dwell)
 		}
-		now[l.Socket] = p
+	case p.child && (!r.timers || r.ns.noRequests):
+		if l.Dwell != nil {
+			t.Errorf("%s -> %s of %s has a dwell, %d ns, but the SYN was not seen", l.From, l.To, l.Socket, *l.Dwell)
+		}
+	case l.Dwell == nil && p.child && r.ns.fastOpen:
+	case l.Dwell == nil:
+		t.Errorf("%s -> %s of %s has no dwell", l.From, l.To, l.Socket)
+	case p.child: // since the SYN; it was born at the final ACK
+		if *l.Dwell < at-p.since {
+			t.Errorf("%s -> %s of %s: dwell %d ns, want at least %d", l.From, l.To, l.Socket, *l.Dwell, at-p.since)
+		}
+	case *l.Dwell != at-p.since || *l.Dwell <= 0:
+		t.Errorf("%s -> %s of %s: dwell %d ns, want %d", l.From, l.To, l.Socket, *l.Dwell, at-p.since)
 	}
 }
 
@@ -414,6 +570,10 @@ func (r *result) compare(want []*life) {
 			t.Errorf("the oracle saw %v, tcptrace %v", lives, got)
 		}
 	}
+	clients := make(map[string]*life) // by their ends, as their servers name them
+	for _, l := range want {
+		clients[fmt.Sprint(l.remote, l.local)] = l
+	}
 	var skews skews
 	compared := 0
 	for key, sockets := range gotBy {
@@ -428,8 +588,11 @@ func (r *result) compare(want []*life) {
 				t.Errorf("%v: tcptrace saw %s, the oracle %s", s, s.path(), lives[i].path())
 				continue
 			}
-			compared += len(s.lines)
+			compared += len(lives[i].steps)
 			r.compareSteps(s, lives[i], &skews)
+			if len(lives) == 1 {
+				r.compareHandshake(s, clients[key], &skews)
+			}
 		}
 	}
 	skews.check(t)
@@ -440,8 +603,8 @@ func (r *result) compare(want []*life) {
 func (r *result) compareSteps(s *tracedLife, want *life, skews *skews) {
 	t := r.t
 	t.Helper()
-	entered := uint64(0) // on the oracle's clock
-	for i, l := range s.lines {
+	entered, child := uint64(0), false // entered: on the oracle's clock
+	for i, l := range s.steps() {
 		for _, end := range []struct {
 			got  endpoint
 			want netip.AddrPort
@@ -452,12 +615,32 @@ func (r *result) compareSteps(s *tracedLife, want *life, skews *skews) {
 		}
 		at := want.steps[i].at
 		skews.add(int64(r.at(l) - at))
-		if l.Dwell != nil && entered != 0 {
+		if l.Dwell != nil && entered != 0 && !child {
 			skews.add(*l.Dwell - int64(at-entered))
 		}
-		if l.From != l.To {
+		if l.From != l.kernelTo() {
 			entered = at
 		}
+		child = l.From == fsm.Listen.String()
+	}
+}
+
+// compareHandshake holds a child's time in SYN_RCVD against its client: the SYN
+// came after the client had entered SYN_SENT. With one that was not lost on the
+// way, it came at once.
+func (r *result) compareHandshake(s *tracedLife, client *life, skews *skews) {
+	r.t.Helper()
+	steps := s.steps()
+	if client == nil || len(steps) < 2 || steps[0].From != fsm.Listen.String() || steps[1].Dwell == nil || client.steps[0].to != fsm.SynSent {
+		return
+	}
+	sent := int64(client.steps[0].at)
+	came := int64(r.at(steps[1])) - *steps[1].Dwell
+	switch {
+	case came < sent:
+		r.t.Errorf("%v: its SYN came %v before it was sent", s, time.Duration(sent-came))
+	case !r.ns.slowSYN:
+		skews.add(came - sent)
 	}
 }
 
@@ -509,31 +692,40 @@ func (l *life) path() string {
 func (l *life) String() string { return fmt.Sprintf("%v>%v %s", l.local, l.remote, l.path()) }
 
 // path writes the states as life does.
-func (s *tracedLife) path() string { return s.describe(func(*line) string { return "" }) }
+func (s *tracedLife) path() string {
+	return describe(s.steps(), (*line).kernelTo)
+}
 
-func (s *tracedLife) describe(remark func(*line) string) string {
-	states := []string{s.lines[0].From}
-	for i, l := range s.lines {
-		if i > 0 && l.From != s.lines[i-1].To {
+func describe(lines []*line, to func(*line) string) string {
+	if len(lines) == 0 {
+		return "nothing"
+	}
+	states := []string{lines[0].From}
+	for i, l := range lines {
+		if i > 0 && l.From != lines[i-1].kernelTo() {
 			states = append(states, "?", l.From)
 		}
-		states = append(states, l.To+remark(l))
+		states = append(states, to(l))
 	}
 	return strings.Join(states, " ")
 }
 
 func (s *tracedLife) String() string { return fmt.Sprintf("%v>%v %s", s.local, s.remote, s.judged()) }
 
-// judged writes the states, each with what is remarkable about the way there.
+// judged writes the states of the socket, each with what is remarkable about the
+// way there. What becomes of its minisock, and whether that begins in FIN_WAIT_2,
+// depends on whether the peer's ACK or its FIN is faster: it is not told here.
 func (s *tracedLife) judged() string {
-	return s.describe(func(l *line) string {
-		switch l.Verdict {
-		case fsm.Legal.String():
-			return ""
-		case fsm.Linux.String():
-			return "(linux)"
+	return describe(s.steps(), func(l *line) string {
+		switch {
+		case l.tookOver():
+			return "minisock"
+		case l.Verdict == fsm.Legal.String():
+			return l.To
+		case l.Verdict == fsm.Linux.String():
+			return l.To + "(linux)"
 		}
-		return fmt.Sprintf("(%s: %s)", l.Verdict, l.Reason)
+		return fmt.Sprintf("%s(%s: %s)", l.To, l.Verdict, l.Reason)
 	})
 }
 

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"tcptrace/events"
-	"tcptrace/fsm"
 	"tcptrace/fsm/lifecycle"
 	"tcptrace/output"
 )
@@ -20,17 +19,39 @@ type pipeline struct {
 	source    source
 	recording *recording // nil: none
 	tracker   *lifecycle.Tracker
-	filter    *filter
-	sink      output.Sink
-	limit     uint64 // of transitions shown; 0: none
-	summary   output.Summary
+	view      view
+	*results
 
 	transition lifecycle.Transition // the present one
-	held       held
+}
+
+// view chooses what of the tracker's findings is shown.
+type view interface {
+	// take is called with each transition, in order.
+	take(*lifecycle.Transition) error
+	// finish shows what is left when tracing has ended, at the given time.
+	finish(end uint64, tracker *lifecycle.Tracker) error
+}
+
+// results is what the views have in common.
+type results struct {
+	filter  *filter
+	sink    output.Sink
+	limit   uint64 // of rows; 0: none
+	rows    uint64
+	summary output.Summary
+}
+
+// shown counts a row, and ends the reading after the last one wanted.
+func (r *results) shown() error {
+	if r.rows++; r.rows == r.limit {
+		return errEnough
+	}
+	return nil
 }
 
 // errEnough ends the reading.
-var errEnough = errors.New("enough transitions")
+var errEnough = errors.New("enough is shown")
 
 func (p *pipeline) run() error {
 	err := p.read()
@@ -48,6 +69,11 @@ func (p *pipeline) run() error {
 }
 
 func (p *pipeline) read() error {
+	for _, reason := range p.source.Unmeasured() {
+		if err := p.sink.Notice(&output.Notice{Kind: output.NoticeUnmeasured, Reason: reason}); err != nil {
+			return err
+		}
+	}
 	var r events.Record
 	for {
 		if err := p.source.Next(&r); err != nil {
@@ -68,9 +94,9 @@ func (p *pipeline) take(r *events.Record) error {
 	switch r.Kind {
 	case events.KindTransition:
 		p.tracker.Observe(&r.Event, &p.transition)
-		return p.decide(&p.transition)
+		return p.view.take(&p.transition)
 	case events.KindLoss:
-		if r.Loss.Reason != events.LossHistory {
+		if r.Loss.Reason.Records() {
 			p.summary.Lost += r.Loss.Count
 		}
 		return p.sink.Notice(&output.Notice{
@@ -83,47 +109,6 @@ func (p *pipeline) take(r *events.Record) error {
 	return p.sink.Flush()
 }
 
-// decide shows a transition that the filter accepts. One of which the filter
-// cannot know yet is held back until the socket's next.
-func (p *pipeline) decide(t *lifecycle.Transition) error {
-	if earlier := p.held.take(t); earlier != nil && p.filter.events.Match(earlier.Event) == events.Accept {
-		if err := p.show(earlier); err != nil {
-			return err
-		}
-	}
-	if !p.filter.wantsVerdict(t.Verdict) {
-		return nil
-	}
-	switch p.filter.events.Match(t.Event) {
-	case events.Accept:
-		return p.show(t)
-	case events.Undecided:
-		p.held.put(t)
-	}
-	return nil
-}
-
-func (p *pipeline) show(t *lifecycle.Transition) error {
-	p.summary.Transitions++
-	switch t.Verdict {
-	case fsm.Illegal:
-		p.summary.Illegal++
-	case fsm.Gap:
-		p.summary.Gaps++
-	}
-	if t.Life.IsConnection() && !t.Life.Counted {
-		t.Life.Counted = true
-		p.summary.Connections++
-	}
-	if err := p.sink.Transition(t); err != nil {
-		return err
-	}
-	if p.summary.Transitions == p.limit {
-		return errEnough
-	}
-	return nil
-}
-
 func (p *pipeline) finishRecording() error {
 	if p.recording == nil {
 		return nil
@@ -132,14 +117,11 @@ func (p *pipeline) finishRecording() error {
 }
 
 func (p *pipeline) finishResults() error {
-	for _, n := range []output.Notice{
-		{Kind: output.NoticeUndecided, Count: p.held.undecided()},
-		{Kind: output.NoticeForgotten, Count: p.tracker.Evicted()},
-	} {
-		if n.Count == 0 {
-			continue
-		}
-		if err := p.sink.Notice(&n); err != nil {
+	if err := p.view.finish(p.source.End(), p.tracker); err != nil && !errors.Is(err, errEnough) {
+		return err
+	}
+	if n := p.tracker.Evicted(); n > 0 {
+		if err := p.sink.Notice(&output.Notice{Kind: output.NoticeForgotten, Count: n}); err != nil {
 			return err
 		}
 	}
@@ -150,46 +132,4 @@ func (p *pipeline) finishResults() error {
 		return err
 	}
 	return p.sink.Summary(&p.summary)
-}
-
-// held keeps transitions that the filter cannot decide yet, one for a socket.
-type held struct {
-	byID    map[uint64]*lifecycle.Transition
-	dropped uint64
-}
-
-// maxHeld bounds the connections that wait for an answer at once.
-const maxHeld = 1 << 16
-
-// undecided returns how many transitions no later one has decided.
-func (h *held) undecided() uint64 { return uint64(len(h.byID)) + h.dropped }
-
-// put keeps a copy.
-func (h *held) put(t *lifecycle.Transition) {
-	if len(h.byID) >= maxHeld {
-		h.dropped++
-		return
-	}
-	if h.byID == nil {
-		h.byID = make(map[uint64]*lifecycle.Transition)
-	}
-	event, kept := *t.Event, *t
-	kept.Event = &event
-	h.byID[t.Cookie] = &kept
-}
-
-// take gives back what was kept of the socket of the next transition, with the
-// ends that the kernel has assigned since, or nil.
-func (h *held) take(next *lifecycle.Transition) *lifecycle.Transition {
-	t := h.byID[next.Cookie]
-	if t == nil {
-		return nil
-	}
-	delete(h.byID, next.Cookie)
-	if t.Generation != next.Generation {
-		h.dropped++ // another life: the ends of this one were never assigned
-		return nil
-	}
-	t.Local, t.Remote, t.Life = next.Local, next.Remote, next.Life
-	return t
 }

@@ -6,14 +6,23 @@ import (
 	"os"
 	"reflect"
 	"testing"
+	"time"
 
 	"tcptrace/events"
 	"tcptrace/events/capture"
 	"tcptrace/events/eventstest"
+	"tcptrace/fsm"
 )
 
-// scenarios is one host on which everything happens in turn.
-func scenarios() ([]events.Event, events.Loss) {
+// recordings are what the scripts read, by file name.
+var recordings = map[string]func() []byte{
+	"scenarios.tct":  scenarios,
+	"lifecycles.tct": lifecycles,
+}
+
+// scenarios is one host on which everything happens in turn that one transition
+// can show.
+func scenarios() []byte {
 	s := eventstest.New(eventstest.Start)
 	s.Exchange("127.0.0.1:40000", "127.0.0.1:80")
 	s.Exchange("[2001:db8::1]:40000", "[2001:db8::2]:443")
@@ -28,27 +37,56 @@ func scenarios() ([]events.Event, events.Loss) {
 	lost := events.Loss{Time: s.Events()[len(s.Events())-1].Time, Reason: events.LossRingFull, Count: 1}
 	s.IllegalEdge()
 	s.IllegalJump()
-	return s.Events(), lost
+	return eventstest.Recording(s.Events(), lost)
 }
 
-// TestRecordings holds the recordings that the scripts read against the
-// scenarios. UPDATE=1 writes them anew.
+// lifecycles is one on which connections end in every way, and two do not.
+func lifecycles() []byte {
+	s := eventstest.New(eventstest.Start)
+	s.TimeWait(fsm.EndExpired, 60*time.Second)
+	s.TimeWait(fsm.EndReused, 2*time.Second)
+	s.SimultaneousClose()
+	s.Orphan()
+	s.OrphanAnswersData()
+	s.OrphanEstimated()
+	s.OrphanTimeWait()
+	s.BegunAnew()
+	s.Skipped(eventstest.Skipped(16384, 16384))
+	s.Handshakes()
+	s.SYNCookie()
+	s.ResetsWithReasons()
+	s.Refused()
+	s.Gap()
+	open, _ := s.Pair("10.0.0.1:40100", "10.0.0.2:80")
+	open.To(fsm.SynSent, 0).To(fsm.Established, time.Millisecond)
+	waiting, _ := s.Pair("10.0.0.1:40101", "10.0.0.2:80")
+	waiting.To(fsm.SynSent, time.Second).To(fsm.Established, time.Millisecond).
+		To(fsm.FinWait1, time.Second, eventstest.ByClose).To(fsm.FinWait2, time.Millisecond).
+		To(fsm.TimeWait, time.Second, eventstest.Minisock)
+	lost := events.Loss{Time: s.Events()[len(s.Events())-1].Time + uint64(10*time.Second), Reason: events.LossHandshakes, Count: 3}
+	return eventstest.Recording(s.Events(), lost)
+}
+
+// TestRecordings holds the recordings against the scenarios. UPDATE=1 writes
+// them anew.
 func TestRecordings(t *testing.T) {
-	const name = "testdata/recordings/scenarios.tct"
-	list, lost := scenarios()
-	if os.Getenv("UPDATE") != "" {
-		if err := os.WriteFile(name, eventstest.Recording(list, lost), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	file, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Compressed bytes may differ between versions of the library.
-	want, got := read(t, eventstest.Recording(list, lost)), read(t, file)
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("%s is not what the scenarios give: look at the change and run UPDATE=1 go test", name)
+	for name, record := range recordings {
+		t.Run(name, func(t *testing.T) {
+			name := "testdata/recordings/" + name
+			if os.Getenv("UPDATE") != "" {
+				if err := os.WriteFile(name, record(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			file, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Compressed bytes may differ between versions of the library.
+			if want, got := read(t, record()), read(t, file); !reflect.DeepEqual(got, want) {
+				t.Errorf("%s is not what the scenarios give: look at the change and run UPDATE=1 go test", name)
+			}
+		})
 	}
 }
 

@@ -24,6 +24,8 @@ type source interface {
 	Stop()
 	// Clock dates the records.
 	Clock() events.Clock
+	// Unmeasured says in words what is not measured, and why.
+	Unmeasured() []string
 	// Start and End are when tracing began and ended, as events.Event.Time.
 	// End may be asked after the last record.
 	Start() uint64
@@ -168,6 +170,8 @@ func (l *live) checkLosses(now uint64) error {
 		{events.LossRingFull, losses.RingFull, l.losses.RingFull},
 		{events.LossHistory, losses.History, l.losses.History},
 		{events.LossMissed, losses.Missed, l.losses.Missed},
+		{events.LossMinisocks, losses.Minisocks, l.losses.Minisocks},
+		{events.LossHandshakes, losses.Handshakes, l.losses.Handshakes},
 	} {
 		if c.now > c.then {
 			l.pending = append(l.pending, events.Loss{Time: now, Reason: c.reason, Count: c.now - c.then})
@@ -175,6 +179,22 @@ func (l *live) checkLosses(now uint64) error {
 	}
 	l.losses = losses
 	return nil
+}
+
+func (l *live) Unmeasured() []string {
+	var list []string
+	for _, m := range []struct {
+		what string
+		err  error
+	}{
+		{"TIME_WAIT", l.tracer.TimeWait()},
+		{"the time of handshakes from the SYN on", l.tracer.HalfOpen()},
+	} {
+		if m.err != nil && !errors.Is(m.err, bpf.ErrSwitchedOff) {
+			list = append(list, fmt.Sprintf("%s: %v", m.what, m.err))
+		}
+	}
+	return list
 }
 
 func (l *live) Clock() events.Clock { return l.clock }
@@ -279,6 +299,9 @@ func (r *replay) Next(rec *events.Record) error {
 	r.last = at
 	return nil
 }
+
+// Unmeasured implements [source]: what is not in the records is not known.
+func (r *replay) Unmeasured() []string { return nil }
 
 func (r *replay) Stop()               { r.stop.Store(true) }
 func (r *replay) Clock() events.Clock { return r.reader.Header().Clock() }

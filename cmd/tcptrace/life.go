@@ -1,0 +1,56 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"tcptrace/output"
+)
+
+const lifeHelp = `  sudo tcptrace life                               every connection, when it is closed
+  sudo tcptrace life --until gone                  ... when the kernel has forgotten it: TIME_WAIT measured
+  sudo tcptrace life --wide                        with the time in each state, handshake, round trip
+  sudo tcptrace life -s TIME_WAIT -o json | jq .time_wait
+  sudo tcptrace life --comm nginx --verdict abort  connections of nginx that did not end in good order
+  tcptrace life -r incident.tct --open             from a recording, with those that were still open
+
+life prints one line for each connection that ended: who, with whom, how many
+bytes, how long, which states it went through, and how it was closed. PATH names
+them in short: SS SYN_SENT, SR SYN_RCVD, E ESTABLISHED, F1 F2 FIN_WAIT_1 and 2,
+CW CLOSE_WAIT, CG CLOSING, LA LAST_ACK, TW TIME_WAIT; … says that it goes on.`
+
+// Values of --until.
+const (
+	untilClosed = "closed"
+	untilGone   = "gone"
+)
+
+func newLife() *cobra.Command {
+	f := &viewFlags{}
+	until, open := "", false
+	cmd := &cobra.Command{
+		Use:   "life",
+		Short: "Show each connection once, with its states, times and why it ended",
+		Long:  lifeHelp,
+		Args:  cobra.NoArgs,
+		RunE: begun(func(cmd *cobra.Command) error {
+			if until == "" {
+				until = untilClosed
+				if f.format == "json" || f.read != "" {
+					until = untilGone
+				}
+			}
+			if until != untilClosed && until != untilGone {
+				return usagef("--until %s: want closed or gone", until)
+			}
+			return f.run(cmd, "waiting for connections to end", &output.TextOptions{Lifecycles: true}, func(r *results) view {
+				return &lifeView{results: r, untilGone: until == untilGone, open: open}
+			})
+		}),
+	}
+	f.register(cmd)
+	cmd.Flags().StringVar(&until, "until", "", "`WHEN` to print: closed, with TIME_WAIT only begun, or gone, with TIME_WAIT over\n(default closed; gone for JSON and for recordings)")
+	cmd.Flags().BoolVar(&open, "open", false, "at the end also print what is still open")
+	// Fails only for a flag that is not there.
+	_ = cmd.RegisterFlagCompletionFunc("until", cobra.FixedCompletions([]string{untilClosed, untilGone}, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}

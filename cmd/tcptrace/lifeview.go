@@ -1,0 +1,78 @@
+package main
+
+import (
+	"slices"
+
+	"tcptrace/events"
+	"tcptrace/fsm"
+	"tcptrace/fsm/lifecycle"
+)
+
+// lifeView shows every connection once, when it is over.
+type lifeView struct {
+	*results
+	untilGone bool // else until a minisock takes over
+	open      bool // also those that are not over when tracing ends
+
+	lifecycle lifecycle.Lifecycle // reused
+}
+
+func (v *lifeView) take(t *lifecycle.Transition) error {
+	if t.Unended != nil && !t.Unended.Marked {
+		if err := v.show(t.Unended, t.Time); err != nil {
+			return err
+		}
+	}
+	over := t.Ended || !v.untilGone && t.Flags&events.FlagMinisock != 0
+	if !over || t.Life.Marked {
+		return nil
+	}
+	return v.show(t.Life, t.Time)
+}
+
+// finish shows what is in TIME_WAIT, or all that is open.
+func (v *lifeView) finish(end uint64, tracker *lifecycle.Tracker) error {
+	return tracker.Each(func(l *lifecycle.Life) error {
+		if l.Marked || !v.open && !l.InMinisock() {
+			return nil
+		}
+		return v.show(l, end)
+	})
+}
+
+func (v *lifeView) show(l *lifecycle.Life, at uint64) error {
+	l.Marked = true
+	if !l.IsConnection() {
+		return nil
+	}
+	c := &v.lifecycle
+	l.Lifecycle(at, c)
+	if !v.filter.wantsVerdict(c.Verdict) || !v.filter.wantsLifecycle(c) {
+		return nil
+	}
+	v.summary.Connections++
+	v.summary.Transitions += uint64(len(c.Path) - 1)
+	v.summary.Illegal += uint64(len(c.Violations))
+	if c.Verdict == fsm.Gap {
+		v.summary.Gaps++
+	}
+	if err := v.sink.Lifecycle(c); err != nil {
+		return err
+	}
+	return v.shown()
+}
+
+// wantsLifecycle holds the filter against a connection: its states are all that
+// it was in.
+func (f *filter) wantsLifecycle(c *lifecycle.Lifecycle) bool {
+	if states := f.events.States; len(states) > 0 &&
+		!slices.ContainsFunc(c.Path, func(s fsm.State) bool { return slices.Contains(states, s) }) {
+		return false
+	}
+	ofSocket := f.events
+	ofSocket.States = nil
+	return ofSocket.Match(&events.Event{
+		Local: c.Local, Remote: c.Remote, Family: c.Family, Owner: c.Owner, NetNS: c.NetNS, Cgroup: c.Cgroup,
+		From: c.Path[len(c.Path)-1], To: fsm.Closed,
+	}) == events.Accept
+}

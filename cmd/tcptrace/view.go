@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"tcptrace/events"
+	"tcptrace/fsm"
+	"tcptrace/fsm/lifecycle"
+	"tcptrace/output"
+)
+
+// viewFlags are the flags that all views have, as given.
+type viewFlags struct {
+	filter   filterFlags
+	format   string
+	read     string
+	write    string
+	count    uint64
+	duration time.Duration
+	wide     bool
+	noColor  bool
+	verbose  bool
+	failOn   []string
+	buffer   int
+
+	maxConnections int
+	noTimeWait     bool
+}
+
+// Conditions of --fail-on.
+const (
+	failOnIllegal = "illegal"
+	failOnLost    = "lost"
+)
+
+func (f *viewFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	f.filter.register(flags)
+	flags.StringVarP(&f.format, "output", "o", "text", "`FORMAT`: text or json")
+	flags.BoolVar(&f.wide, "wide", false, "text: more columns, whole names")
+	flags.BoolVar(&f.noColor, "no-color", false, "text: no colours (also NO_COLOR)")
+	flags.StringVarP(&f.read, "read", "r", "", "read the recording `FILE` (- for standard input) instead of the kernel")
+	flags.StringVarP(&f.write, "write", "w", "", "also record to the new `FILE`, what -p, --comm, -s, --verdict and addresses leave out included")
+	flags.Uint64VarP(&f.count, "count", "c", 0, "stop after `N` rows")
+	flags.DurationVar(&f.duration, "duration", 0, "stop after `D`, such as 30s or 5m")
+	flags.StringSliceVar(&f.failOn, "fail-on", nil, "end with status 4 if there was `WHAT`: illegal, lost")
+	flags.IntVar(&f.buffer, "buffer", 0, "`BYTES` of the buffer that the kernel fills, a power of two (default 16 MiB)")
+	flags.IntVar(&f.maxConnections, "max-connections", lifecycle.DefaultMaxConnections, "follow up to `N` sockets at once, at about 300 bytes each")
+	flags.BoolVar(&f.noTimeWait, "no-time-wait", false, "leave out what the kernel's timers tell: TIME_WAIT and handshakes are not measured")
+	flags.BoolVarP(&f.verbose, "verbose", "v", false, "say on standard error what is being done")
+
+	complete := func(flag string, values ...string) {
+		// Fails only for a flag that is not there.
+		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	}
+	complete("output", "text", "json")
+	complete("state", names(fsm.States())...)
+	complete("verdict", names(fsm.Verdicts())...)
+	complete("fail-on", failOnIllegal, failOnLost)
+}
+
+func names[T fmt.Stringer](values []T) []string {
+	names := make([]string, len(values))
+	for i, v := range values {
+		names[i] = v.String()
+	}
+	return names
+}
+
+// run traces, from the kernel or a file, until it is told to stop.
+func (f *viewFlags) run(cmd *cobra.Command, doing string, text *output.TextOptions, makeView func(*results) view) (err error) {
+	if err := f.validate(cmd.Flags()); err != nil {
+		return err
+	}
+	filter, err := f.filter.parse()
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), stopSignals()...)
+	defer stop()
+	log := f.logger(cmd.ErrOrStderr())
+
+	source, recording, err := f.open(cmd, filter, log)
+	if err != nil {
+		return err
+	}
+	if f.read == "" && f.format == "text" {
+		cmd.PrintErrf("tcptrace: %s; Ctrl-C ends it\n", doing)
+	}
+	defer func() { err = errors.Join(err, source.Close()) }()
+
+	if f.read == "" && f.duration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, f.duration)
+		defer cancel()
+	}
+	defer context.AfterFunc(ctx, func() {
+		source.Stop()
+		stop() // a second signal ends it at once
+	})()
+
+	r := &results{filter: filter, sink: f.sink(cmd, source, text), limit: f.count}
+	p := &pipeline{
+		source:    source,
+		recording: recording,
+		tracker:   lifecycle.NewTracker(f.maxConnections),
+		view:      makeView(r),
+		results:   r,
+	}
+	if err := p.run(); err != nil {
+		return err
+	}
+	if f.met(&p.summary) {
+		return errCondition
+	}
+	return nil
+}
+
+// stopSignals are those that end tracing in good order. A hang-up that nohup
+// ignores stays ignored.
+func stopSignals() []os.Signal {
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
+}
+
+func (f *viewFlags) validate(flags *pflag.FlagSet) error {
+	var empty error
+	flags.Visit(func(flag *pflag.Flag) {
+		if value := flag.Value.String(); value == "" || value == "[]" {
+			empty = usagef("--%s: its value is empty: give one or leave the flag out", flag.Name)
+		}
+	})
+	if empty != nil {
+		return empty
+	}
+	if !slices.Contains([]string{"text", "json"}, f.format) {
+		return usagef("-o %s: want text or json", f.format)
+	}
+	for _, condition := range f.failOn {
+		if condition != failOnIllegal && condition != failOnLost {
+			return usagef("--fail-on %s: want illegal or lost", condition)
+		}
+	}
+	switch {
+	case f.maxConnections < 1:
+		return usagef("--max-connections %d: want at least 1", f.maxConnections)
+	case f.duration < 0:
+		return usagef("--duration %v: want a time span above 0, such as 30s", f.duration)
+	case f.read != "" && f.write != "":
+		return usagef("-r and -w exclude each other: the recording is there already")
+	case f.read != "" && f.buffer != 0:
+		return usagef("-r and --buffer exclude each other: a recording needs no buffer")
+	case f.read != "" && f.noTimeWait:
+		return usagef("-r and --no-time-wait exclude each other: a recording has what was measured")
+	case f.buffer < 0 || f.buffer&(f.buffer-1) != 0 || f.buffer != 0 && (f.buffer < os.Getpagesize() || f.buffer > 1<<30):
+		return usagef("--buffer %d: want a power of two from %d to %d", f.buffer, os.Getpagesize(), 1<<30)
+	}
+	return nil
+}
+
+// open opens the source, and the recording if there is to be one. The file is
+// made before the kernel side is loaded, so that a wrong name costs nothing.
+func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (source, *recording, error) {
+	if f.read != "" {
+		r, err := openReplay(f.read, cmd.InOrStdin(), f.duration)
+		if err != nil {
+			return nil, nil, err
+		}
+		h := r.reader.Header()
+		log.Info("reading a recording", "file", f.read, "kernel", h.Kernel, "boot_id", h.BootID, "program", h.Program, "start", h.Clock().Time(h.Start))
+		return r, nil, nil
+	}
+
+	var file *os.File
+	if f.write != "" {
+		var err error
+		if file, err = createRecording(f.write); err != nil {
+			return nil, nil, err
+		}
+	}
+	options := filter.kernelOptions()
+	options.BufferSize = f.buffer
+	options.NoTimers = f.noTimeWait
+	options.ResetReasons = events.ResetNumbers()
+	l, err := openLive(options)
+	if err == nil && file == nil {
+		f.announce(log, l)
+		return l, nil, nil
+	}
+	var rec *recording
+	if err == nil {
+		rec, err = newRecording(file, l)
+	}
+	if err != nil {
+		if file != nil {
+			err = errors.Join(err, abandon(file))
+		}
+		if l != nil {
+			err = errors.Join(err, l.Close())
+		}
+		return nil, nil, err
+	}
+	f.announce(log, l)
+	return l, rec, nil
+}
+
+func (f *viewFlags) announce(log *slog.Logger, l *live) {
+	log.Info("attached to sock:inet_sock_set_state", "clock_offset", l.clock.Offset,
+		"time_wait", l.tracer.TimeWait() == nil, "handshakes", l.tracer.HalfOpen() == nil)
+}
+
+func (f *viewFlags) logger(w io.Writer) *slog.Logger {
+	if !f.verbose {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(w, nil))
+}
+
+// sink is where the results go: to standard output, and what the user must
+// know beside them to standard error.
+func (f *viewFlags) sink(cmd *cobra.Command, s source, text *output.TextOptions) output.Sink {
+	out := cmd.OutOrStdout()
+	var results output.Sink
+	if f.format == "json" {
+		results = output.NewJSON(out, s.Clock())
+	} else {
+		text.Wide = f.wide
+		text.Color = !f.noColor && os.Getenv("NO_COLOR") == "" && isTerminal(out)
+		text.Location = time.Local
+		results = output.NewText(out, s.Clock(), text)
+	}
+	return output.Multi{results, output.NewMessages(cmd.ErrOrStderr())}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// met reports whether a condition of --fail-on was met.
+func (f *viewFlags) met(s *output.Summary) bool {
+	return slices.Contains(f.failOn, failOnIllegal) && s.Illegal > 0 ||
+		slices.Contains(f.failOn, failOnLost) && s.Lost > 0
+}
