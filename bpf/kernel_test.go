@@ -823,6 +823,38 @@ func TestTimersSwitchedOff(t *testing.T) {
 	}
 }
 
+// TestSelfTestInterrupted: signals, as Go's scheduler sends them all the time, do
+// not make it fail.
+func TestSelfTestInterrupted(t *testing.T) {
+	requireKernel(t)
+	tracer := openTracer(t, &Options{BufferSize: os.Getpagesize()})
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	thread, enough, done := unix.Gettid(), make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-enough:
+				done <- nil
+				return
+			default:
+			}
+			if err := unix.Tgkill(os.Getpid(), thread, unix.SIGURG); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	for range 100 {
+		if err := tracer.selfTest(&tracer.objects.tcptraceVariables); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(enough)
+	check(t, <-done)
+}
+
 // TestSelfTestIsNotSeen: the connection that a tracer makes to itself as it
 // opens is in no record, neither in its own nor in those of another one, nor is
 // anything of it left.
