@@ -81,6 +81,11 @@ enum sock_flags {
 	SOCK_LINGER, /* SO_LINGER is on */
 };
 
+/* Likewise, of Linux 6.10 and later: a segment that no listener wants. */
+enum sk_rst_reason {
+	SK_RST_REASON_TCP_FLAGS,
+};
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct in6_addr {
@@ -181,6 +186,7 @@ struct tcp_sock {
 	__u64 bytes_retrans; /* payload of these */
 	__u32 copied_seq;    /* what the process has read */
 	__u32 rcv_nxt;       /* what has arrived */
+	__u32 snd_nxt;       /* what was sent; kept by its minisock */
 	__u32 srtt_us;       /* smoothed round trip, in eighths of a microsecond */
 	__u32 total_retrans;
 	int linger2; /* negative: no FIN_WAIT_2 for an orphan */
@@ -201,6 +207,7 @@ struct inet_timewait_sock {
 /* A handshake on the listener's side, from the SYN to the final ACK. */
 struct request_sock {
 	struct sock_common __req_common;
+	__u8 num_timeout : 7; /* SYN-ACKs that were not answered */
 	struct timer_list rsk_timer;
 };
 

@@ -124,19 +124,28 @@ struct {
 struct minisock {
 	struct event last; /* time 0: not joined with its socket yet */
 	__u64 address;
-	__u64 cookie;  /* the socket's */
 	__u64 entered; /* when last.to was; 0: not seen */
 	__u64 expires; /* of its timer, at first */
-	__u32 snd_nxt; /* tells it from a later one at the same address */
+	__u64 fin;     /* when a FIN came that was seen only by its retransmission */
 	__u8 substate;
 };
 
-/* By cookie. Sized by the loader, as the next. */
+/*
+ * The socket's, copied by tcp_time_wait. A socket that was connected again may
+ * leave a second minisock with its cookie.
+ */
+struct minisock_key {
+	__u64 cookie;
+	__u32 snd_nxt;
+	__u32 pad;
+};
+
+/* Sized by the loader, as the next. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1);
-	__type(key, __u64);
+	__type(key, struct minisock_key);
 	__type(value, struct minisock);
 } minisocks SEC(".maps");
 
@@ -171,11 +180,14 @@ struct {
  */
 struct moment {
 	struct minisock minisock; /* just cancelled; address 0: none */
+	struct minisock_key key;  /* its */
+	__u64 expires;            /* of its timer then */
 	struct request request;   /* likewise; timer 0: none */
 	__u32 refused;            /* ports of a segment that a listener answered by a reset */
-	bool born;                /* a child whose ends are not known yet */
-	__u64 accepted;           /* timer of a request that has become a child */
-	__u64 reset_by;           /* cookie of a minisock that sent a reset */
+	__u64 refused_at;
+	bool born;      /* a child whose ends are not known yet */
+	__u64 accepted; /* timer of a request that has become a child */
+	__u64 reset_by; /* cookie of a minisock that sent a reset */
 };
 
 struct {
@@ -342,6 +354,8 @@ static __always_inline __u64 remember(struct history *h, __u8 from, __u8 to, __u
 	entered = h->entered;
 	if (from != to)
 		h->entered = now;
+	if (to != TCP_CLOSE)
+		h->reset = 0; /* it did not end by that */
 	h->state = to;
 	h->stayed = from == to;
 	return entered;
@@ -525,6 +539,7 @@ static __noinline int request_started(struct timer_list *timer)
 	struct request *known, request = {};
 	struct event e;
 	struct tuple t;
+	bool again;
 
 	if (!m)
 		return 0;
@@ -533,7 +548,9 @@ static __noinline int request_started(struct timer_list *timer)
 	tuple_of(&t, &e);
 	known = bpf_map_lookup_elem(&requests, &t);
 	m->accepted = 0;
-	request.started = bpf_ktime_get_boot_ns();
+	/* After a first timeout it began before it was followed, nobody knows when. */
+	again = BPF_CORE_READ_BITFIELD_PROBED(req, num_timeout);
+	request.started = again ? 0 : bpf_ktime_get_boot_ns();
 	request.timer = (__u64)timer;
 	request.isn = BPF_CORE_READ((struct tcp_request_sock *)req, snt_isn);
 	if (known && known->timer == request.timer && known->isn == request.isn)
@@ -550,7 +567,7 @@ static __noinline int request_started(struct timer_list *timer)
 		if (passes(&e))
 			send(&e);
 	}
-	if (bpf_map_update_elem(&requests, &t, &request, BPF_ANY))
+	if (bpf_map_update_elem(&requests, &t, &request, BPF_ANY) && !again)
 		count(COUNT_REQUESTS, 1);
 	return 0;
 }
@@ -603,7 +620,9 @@ static __noinline int request_cancelled(struct timer_list *timer)
 		m->born = false; /* a child will, when it has its ends */
 		return 0;
 	}
-	refused = m->refused == ((__u32)e.lport << 16 | e.rport);
+	/* The request is dropped at once after the reset, if that was for it. */
+	refused = m->refused == ((__u32)e.lport << 16 | e.rport) &&
+	          bpf_ktime_get_boot_ns() - m->refused_at < 1000000;
 	m->refused = 0;
 	m->request = *request;
 	bpf_map_delete_elem(&requests, &t);
@@ -635,45 +654,14 @@ static __always_inline __u64 cookie_of(struct sock_common *skc)
 	return BPF_CORE_READ(skc, skc_cookie.counter);
 }
 
-static __noinline int minisock_started(struct timer_list *timer)
+static __always_inline struct minisock_key key_of(struct inet_timewait_sock *tw)
 {
-	struct inet_timewait_sock *tw = minisock_of(timer);
-	__u64 cookie = cookie_of(&tw->__tw_common);
-	__u8 substate = BPF_CORE_READ(tw, tw_substate);
-	__u32 snd_nxt = BPF_CORE_READ(tw, __tw_common.skc_tw_snd_nxt);
-	struct moment *moment = this_moment();
-	struct minisock *m;
+	struct minisock_key key = {
+		.cookie = cookie_of(&tw->__tw_common),
+		.snd_nxt = BPF_CORE_READ(tw, __tw_common.skc_tw_snd_nxt),
+	};
 
-	if (!moment || !cookie) /* without a cookie nobody can have asked for it */
-		return 0;
-	m = &moment->minisock;
-	if (m->address != (__u64)tw || m->cookie != cookie || m->snd_nxt != snd_nxt) {
-		__builtin_memset(m, 0, sizeof(*m));
-		m->address = (__u64)tw;
-		m->cookie = cookie;
-		m->expires = BPF_CORE_READ(timer, expires);
-		m->snd_nxt = snd_nxt;
-		m->substate = substate;
-	} else if (m->last.time) { /* it goes on */
-		m->last.time = bpf_ktime_get_boot_ns();
-		m->last.from = m->last.to;
-		m->last.to = substate;
-		m->last.entered = m->entered;
-		m->last.source = SOURCE_TIMEWAIT;
-		m->last.flags = EVENT_SUPERSEDES;
-		if (m->last.from != substate) {
-			m->entered = m->last.time;
-			if (m->last.seq)
-				m->last.seq++;
-		}
-		send(&m->last);
-	}
-	if (bpf_map_update_elem(&minisocks, &cookie, m, BPF_ANY)) {
-		unfollowed_at = bpf_ktime_get_boot_ns();
-		count(COUNT_MINISOCKS, 1);
-	}
-	m->address = 0;
-	return 0;
+	return key;
 }
 
 /*
@@ -681,13 +669,58 @@ static __noinline int minisock_started(struct timer_list *timer)
  * is not seen where it leaves the timer in its bucket of the wheel, which is
  * usual soon after the beginning: only `expires` moves then.
  */
-static __always_inline __u64 estimate_time_wait(struct timer_list *timer, __u64 now, __u64 earliest)
+static __always_inline __u64 estimate_fin(__u64 expires, __u64 now, __u64 earliest)
 {
 	const __u64 length = 60000000000ULL; /* TCP_TIMEWAIT_LEN */
-	__s64 left = BPF_CORE_READ(timer, expires) - bpf_jiffies64();
+	__s64 left = expires - bpf_jiffies64();
 	__s64 entered = now + left * (__s64)tick - length;
 
 	return entered > (__s64)earliest ? entered : earliest;
+}
+
+static __noinline int minisock_started(struct timer_list *timer)
+{
+	struct inet_timewait_sock *tw = minisock_of(timer);
+	struct minisock_key key = key_of(tw);
+	__u8 substate = BPF_CORE_READ(tw, tw_substate);
+	struct moment *moment = this_moment();
+	struct minisock *m;
+
+	if (!moment || !key.cookie) /* without a cookie nobody can have asked for it */
+		return 0;
+	m = &moment->minisock;
+	if (m->address != (__u64)tw || moment->key.cookie != key.cookie ||
+	    moment->key.snd_nxt != key.snd_nxt) {
+		__builtin_memset(m, 0, sizeof(*m));
+		m->address = (__u64)tw;
+		m->expires = BPF_CORE_READ(timer, expires);
+		m->substate = substate;
+	} else if (m->last.time) { /* it goes on */
+		__u64 now = bpf_ktime_get_boot_ns();
+
+		/* A FIN that was seen now is not the first, if the timer had moved. */
+		if (m->last.to == TCP_FIN_WAIT2 && substate == TCP_TIME_WAIT && !m->fin &&
+		    moment->expires != m->expires)
+			m->fin = estimate_fin(moment->expires, now, m->entered);
+		m->last.time = now;
+		m->last.from = m->last.to;
+		m->last.entered = m->entered;
+		m->last.source = SOURCE_TIMEWAIT;
+		m->last.flags = EVENT_SUPERSEDES;
+		if (m->last.from != substate && !m->fin) {
+			m->last.to = substate;
+			m->entered = now;
+			if (m->last.seq)
+				m->last.seq++;
+		}
+		send(&m->last);
+	}
+	if (bpf_map_update_elem(&minisocks, &key, m, BPF_ANY)) {
+		unfollowed_at = bpf_ktime_get_boot_ns();
+		count(COUNT_MINISOCKS, 1);
+	}
+	m->address = 0;
+	return 0;
 }
 
 static __always_inline void send_end(struct minisock *m, __u8 end, __u16 flags)
@@ -707,7 +740,10 @@ static __always_inline void send_end(struct minisock *m, __u8 end, __u16 flags)
 	e.reset = 0;
 	if (e.from == TCP_FIN_WAIT2 && BPF_CORE_READ(tw, tw_substate) == TCP_TIME_WAIT) {
 		e.from = TCP_TIME_WAIT;
-		e.entered = estimate_time_wait(&tw->tw_timer, e.time, m->entered);
+		e.entered = m->fin;
+		if (!e.entered)
+			e.entered = estimate_fin(BPF_CORE_READ(tw, tw_timer.expires), e.time,
+			                         m->entered);
 		flags |= EVENT_ESTIMATED;
 	}
 	e.flags = flags;
@@ -744,7 +780,7 @@ static __noinline int reason_of_end(void *ctx)
 static __noinline int minisock_cancelled(void *ctx, struct timer_list *timer)
 {
 	struct inet_timewait_sock *tw = minisock_of(timer);
-	__u64 cookie = cookie_of(&tw->__tw_common);
+	struct minisock_key key = key_of(tw);
 	struct moment *moment = this_moment();
 	struct minisock *m;
 	__u8 end;
@@ -752,19 +788,25 @@ static __noinline int minisock_cancelled(void *ctx, struct timer_list *timer)
 	if (!moment)
 		return 0;
 	moment->minisock.address = 0;
-	m = bpf_map_lookup_elem(&minisocks, &cookie);
+	m = bpf_map_lookup_elem(&minisocks, &key);
 	if (!m || m->address != (__u64)tw)
 		return 0;
 	moment->minisock = *m;
-	bpf_map_delete_elem(&minisocks, &cookie);
+	moment->key = key;
+	moment->expires = BPF_CORE_READ(timer, expires);
+	bpf_map_delete_elem(&minisocks, &key);
 	if (!moment->minisock.last.time)
 		return 0;
-	if (moment->reset_by == cookie)
+	if (moment->reset_by == key.cookie)
 		end = END_RESET_SENT;
 	else if (fin_arrives(&moment->minisock, tw))
 		end = END_KILLED;
 	else
 		end = reason_of_end(ctx);
+	/* In FIN_WAIT_2 no SYN takes its ports: data came. */
+	if (end == END_REUSED && BPF_CORE_READ(tw, tw_substate) == TCP_FIN_WAIT2)
+		end = END_RESET_SENT;
+	moment->reset_by = 0;
 	send_end(&moment->minisock, end, EVENT_PROVISIONAL);
 	return 0;
 }
@@ -782,13 +824,14 @@ static __noinline int minisock_expired(struct timer_list *timer)
 }
 
 /* The minisock that takes over from a socket on its way to CLOSE, or NULL. */
-static __always_inline struct minisock *successor(__u64 cookie, __u8 from, __u8 to)
+static __always_inline struct minisock *successor(const struct minisock_key *key, __u8 from,
+                                                  __u8 to)
 {
 	struct minisock *m;
 
 	if (!minisock_handler || to != TCP_CLOSE || (from != TCP_FIN_WAIT2 && from != TCP_CLOSING))
 		return NULL;
-	m = bpf_map_lookup_elem(&minisocks, &cookie);
+	m = bpf_map_lookup_elem(&minisocks, key);
 	return m && !m->last.time ? m : NULL;
 }
 
@@ -823,7 +866,8 @@ static __always_inline void fill_socket(struct event *e, struct sock *sk, struct
 {
 	e->bytes_acked = tp->bytes_acked;
 	e->bytes_received = tp->bytes_received;
-	e->bytes_sent = tp->bytes_sent - tp->bytes_retrans;
+	if (tp->bytes_sent > tp->bytes_retrans)
+		e->bytes_sent = tp->bytes_sent - tp->bytes_retrans;
 	e->srtt_us = tp->srtt_us >> 3;
 	e->retransmits = tp->total_retrans;
 	e->error = sk->sk_err;
@@ -848,7 +892,9 @@ static __always_inline void send_birth(const struct event *step, struct history 
 static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second)
 {
 	bool wanted, known = false;
+	struct minisock_key key = {};
 	struct minisock *heir;
+	__u64 now;
 	struct tcp_sock *tp;
 	struct moment *m;
 	struct history *h;
@@ -907,17 +953,22 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 	} else {
 		count(COUNT_NO_HISTORY, 1);
 	}
+	if (h && h->born)
+		e.entered = take_request(&e);
 	e.cookie = bpf_get_socket_cookie(sk);
-	heir = successor(e.cookie, from, to);
+	key.cookie = e.cookie;
+	key.snd_nxt = tp->snd_nxt;
+	heir = successor(&key, from, to);
 	if (!wanted) {
 		if (heir)
-			bpf_map_delete_elem(&minisocks, &e.cookie);
+			bpf_map_delete_elem(&minisocks, &key);
+		if (h)
+			h->born = 0;
 		return 0;
 	}
 	fill_socket(&e, sk, tp);
 	if (h) {
 		if (h->born) {
-			e.entered = take_request(&e);
 			send_birth(&e, h);
 			h->born = 0;
 		}
@@ -928,7 +979,13 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 		e.to = heir->substate;
 		e.flags |= EVENT_MINISOCK;
 		heir->entered = e.from == e.to ? e.entered : e.time;
+		/* Its timer may run on another CPU: joined is what has a time. */
+		now = e.time;
+		e.time = 0;
 		heir->last = e;
+		e.time = now;
+		barrier();
+		heir->last.time = now;
 	} else if (known && skipped(heir, from, to, e.time)) {
 		e.flags |= count_minisocks(&e, sk->__sk_common.skc_net.net);
 	}
@@ -1022,6 +1079,13 @@ static __always_inline __u32 ports_of(const struct sk_buff *skb)
 	return (__u32)bpf_ntohs(ports[1]) << 16 | bpf_ntohs(ports[0]);
 }
 
+/* Whether a segment was refused that no request is dropped for. */
+static __always_inline bool is_stray(__u64 reason)
+{
+	return bpf_core_enum_value_exists(enum sk_rst_reason, SK_RST_REASON_TCP_FLAGS) &&
+	       reason == bpf_core_enum_value(enum sk_rst_reason, SK_RST_REASON_TCP_FLAGS);
+}
+
 /*
  * Before the socket goes to CLOSE the reason waits for that; after it, which is
  * usual, it is sent after the transition.
@@ -1037,14 +1101,17 @@ int send_reset(__u64 *ctx)
 
 	if (!sk || !m)
 		return 0;
-	if (has_reset_reasons)
+	if (has_reset_reasons && ctx[2] < 64)
 		reason = reset_reasons[ctx[2] & 63];
 	if (sk->__sk_common.skc_state == TCP_TIME_WAIT) {
 		m->reset_by = cookie_of(&sk->__sk_common);
 		return 0;
 	}
 	if (sk->__sk_common.skc_state == TCP_LISTEN) {
+		if (has_reset_reasons && is_stray(ctx[2]))
+			return 0;
 		m->refused = ports_of((const struct sk_buff *)ctx[1]);
+		m->refused_at = bpf_ktime_get_boot_ns();
 		return 0;
 	}
 	h = bpf_sk_storage_get(&histories, sk, NULL, 0);

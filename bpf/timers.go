@@ -244,6 +244,10 @@ func (t *Tracer) selfTest(v *tcptraceVariables) error {
 	if err := client.open(); err != nil {
 		return err
 	}
+	// Longer than 60 s, of net.ipv4.tcp_fin_timeout, no minisock is made at once.
+	if err := unix.SetsockoptInt(client.fd, unix.IPPROTO_TCP, unix.TCP_LINGER2, 5); err != nil {
+		return fmt.Errorf("set TCP_LINGER2: %w", err)
+	}
 	cookie, err := unix.GetsockoptUint64(client.fd, unix.SOL_SOCKET, unix.SO_COOKIE)
 	if err != nil {
 		return fmt.Errorf("read the socket's cookie: %w", err)
@@ -271,7 +275,7 @@ func (t *Tracer) selfTest(v *tcptraceVariables) error {
 	if err := client.close(); err != nil {
 		return fmt.Errorf("close the client: %w", err)
 	}
-	if err := await("the timer of a minisock did not show", t.minisockIs(true, cookie)); err != nil {
+	if err := await("the timer of a minisock did not show (is net.ipv4.tcp_max_tw_buckets reached?)", t.minisockIs(true, cookie)); err != nil {
 		return err
 	}
 	if err := unix.SetsockoptLinger(server.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
@@ -312,8 +316,22 @@ func (s *socket) close() error {
 // not.
 func (t *Tracer) minisockIs(followed bool, cookie uint64) func() (bool, error) {
 	return func() (bool, error) {
-		value, err := t.objects.Minisocks.LookupBytes(cookie)
-		return (value != nil) == followed, err
+		var key struct {
+			Cookie uint64
+			SndNxt uint32
+			_      uint32
+		}
+		var value []byte
+		found := false
+		entries := t.objects.Minisocks.Iterate()
+		for !found && entries.Next(&key, &value) {
+			found = key.Cookie == cookie
+		}
+		err := entries.Err()
+		if errors.Is(err, ebpf.ErrIterationAborted) { // others come and go: look again
+			return false, nil
+		}
+		return found == followed, err
 	}
 }
 

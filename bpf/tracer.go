@@ -180,6 +180,9 @@ func (t *Tracer) attachTimers(o *Options) error {
 	if t.timeWait, t.halfOpen = t.learnTimers(); t.timeWait == nil {
 		return nil
 	}
+	if t.halfOpen == nil {
+		t.halfOpen = t.timeWait
+	}
 	t.requestHandler = 0
 	v := &t.objects.tcptraceVariables
 	return errors.Join(t.detach(), v.MinisockHandler.Set(uint64(0)), v.RequestHandler.Set(uint64(0)))

@@ -210,11 +210,11 @@ func (c Cause) words(e Evidence) string {
 		return "never accepted: the listener closed or dropped it"
 	case CauseResetSent:
 		switch {
-		case e.Linger0:
+		case e.Linger0 && e.Local:
 			return "closed with SO_LINGER 0: reset sent"
 		case e.Unread && e.Local:
 			return "closed with received data unread: reset sent"
-		case e.Linger2 && e.Orphan:
+		case e.Linger2 && e.Orphan && e.ResetReason != "TCP_ABORT_ON_MEMORY":
 			return "closed with a negative TCP_LINGER2: reset sent"
 		}
 		switch e.ResetReason {

@@ -32,6 +32,9 @@ func (v *lifeView) take(t *lifecycle.Transition) error {
 
 // finish shows what is in TIME_WAIT, or all that is open.
 func (v *lifeView) finish(end uint64, tracker *lifecycle.Tracker) error {
+	if v.full() {
+		return nil
+	}
 	return tracker.Each(func(l *lifecycle.Life) error {
 		if l.Marked || !v.open && !l.InMinisock() {
 			return nil

@@ -44,11 +44,15 @@ type results struct {
 
 // shown counts a row, and ends the reading after the last one wanted.
 func (r *results) shown() error {
-	if r.rows++; r.rows == r.limit {
+	r.rows++
+	if r.full() {
 		return errEnough
 	}
 	return nil
 }
+
+// full reports whether no more rows are wanted.
+func (r *results) full() bool { return r.limit > 0 && r.rows >= r.limit }
 
 // errEnough ends the reading.
 var errEnough = errors.New("enough is shown")

@@ -151,6 +151,10 @@ func (t *Tracker) endEarlier(e *events.Event) *Life {
 		return nil
 	}
 	t.unended = t.lives.at(i).Life
+	// It is not known how long it stayed where it was seen last.
+	t.unended.entered = 0
+	t.unended.flags |= lifeHole
+	t.unended.verdict = fsm.Worse(t.unended.verdict, fsm.Gap)
 	t.remove(i)
 	return &t.unended
 }
