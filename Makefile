@@ -9,8 +9,9 @@ GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 LDFLAGS = -s -w -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 
-# What making and checking the C side needs: building and running need none.
-CLANG_PACKAGES = clang-19 llvm-19 clang-format-19 libbpf-dev
+# What making and checking the C side needs, and the kernel tests (ss, ip):
+# building and running need none.
+PACKAGES = clang-19 llvm-19 clang-format-19 libbpf-dev iproute2
 
 .DEFAULT_GOAL := build
 
@@ -35,8 +36,8 @@ race: ## all tests with the race detector, which needs cgo and a C compiler
 	CGO_ENABLED=1 $(GO) test -race ./...
 
 .PHONY: deps
-deps: ## install the Debian packages that generate and lint need, where missing
-	@missing=$$(for p in $(CLANG_PACKAGES); do \
+deps: ## install the Debian packages that generate, lint and test need, where missing
+	@missing=$$(for p in $(PACKAGES); do \
 		dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
