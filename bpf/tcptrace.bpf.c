@@ -122,12 +122,11 @@ struct {
  * the connection is in TIME_WAIT, or still in FIN_WAIT_2. Its life is its timer.
  */
 struct minisock {
-	struct event last; /* time 0: not joined with its socket yet */
+	struct event last; /* time 0: not joined with its socket yet, only `to` is known */
 	__u64 address;
 	__u64 entered; /* when last.to was; 0: not seen */
 	__u64 expires; /* of its timer, at first */
 	__u64 fin;     /* when a FIN came that was seen only by its retransmission */
-	__u8 substate;
 };
 
 /*
@@ -349,7 +348,6 @@ static __always_inline __u64 remember(struct history *h, __u8 from, __u8 to, __u
 		h->generation++;
 		h->seq = 0;
 		h->owner.source = OWNER_NONE;
-		h->reset = 0;
 	}
 	entered = h->entered;
 	if (from != to)
@@ -532,6 +530,21 @@ static __always_inline __u64 cgroup_of_request(struct request_sock *req)
 	return BPF_CORE_READ(listener, sk_cgrp_data.cgroup, kn, id);
 }
 
+/* Completes an event that has the ends of the request, and sends it. */
+static __always_inline void send_request(struct event *e, struct request_sock *req, __u8 to,
+                                         __u16 flags)
+{
+	e->cgroup = cgroup_of_request(req);
+	if (!passes(e) || e->lport == learn_port)
+		return;
+	e->time = bpf_ktime_get_boot_ns();
+	e->source = SOURCE_REQUEST;
+	e->flags = flags;
+	e->from = TCP_SYN_RECV;
+	e->to = to;
+	send(e);
+}
+
 static __noinline int request_started(struct timer_list *timer)
 {
 	struct request_sock *req = request_of(timer);
@@ -558,40 +571,22 @@ static __noinline int request_started(struct timer_list *timer)
 	if (m->request.timer == request.timer && m->request.isn == request.isn) { /* it goes on */
 		request.started = m->request.started;
 		m->request.timer = 0;
-		e.time = bpf_ktime_get_boot_ns();
-		e.source = SOURCE_REQUEST;
-		e.flags = EVENT_SUPERSEDES;
-		e.from = TCP_SYN_RECV;
-		e.to = TCP_SYN_RECV;
-		e.cgroup = cgroup_of_request(req);
-		if (passes(&e))
-			send(&e);
+		send_request(&e, req, TCP_SYN_RECV, EVENT_SUPERSEDES);
 	}
 	if (bpf_map_update_elem(&requests, &t, &request, BPF_ANY) && !again)
 		count(COUNT_REQUESTS, 1);
 	return 0;
 }
 
-static __always_inline void send_request_end(struct request_sock *req, __u64 started, __u8 end,
-                                             __u16 flags)
+/* The event has the ends of the request. */
+static __always_inline void send_request_end(struct event *e, struct request_sock *req,
+                                             __u64 started, __u8 end, __u16 flags)
 {
-	struct event e;
-
-	__builtin_memset(&e, 0, sizeof(e));
-	fill_request(&e, req);
-	e.cgroup = cgroup_of_request(req);
-	if (!passes(&e) || e.lport == learn_port)
-		return;
 	if (BPF_CORE_READ(req, __req_common.skc_listener, __sk_common.skc_state) != TCP_LISTEN)
 		end = END_LISTENER;
-	e.time = bpf_ktime_get_boot_ns();
-	e.entered = started;
-	e.source = SOURCE_REQUEST;
-	e.end = end;
-	e.flags = flags;
-	e.from = TCP_SYN_RECV;
-	e.to = TCP_CLOSE;
-	send(&e);
+	e->entered = started;
+	e->end = end;
+	send_request(e, req, TCP_CLOSE, flags);
 }
 
 static __noinline int request_cancelled(struct timer_list *timer)
@@ -626,7 +621,7 @@ static __noinline int request_cancelled(struct timer_list *timer)
 	m->refused = 0;
 	m->request = *request;
 	bpf_map_delete_elem(&requests, &t);
-	send_request_end(req, m->request.started, refused ? END_RESET_SENT : END_RESET,
+	send_request_end(&e, req, m->request.started, refused ? END_RESET_SENT : END_RESET,
 	                 EVENT_PROVISIONAL);
 	return 0;
 }
@@ -634,11 +629,16 @@ static __noinline int request_cancelled(struct timer_list *timer)
 /* Its end, unless the handler sets it again, having sent another SYN-ACK. */
 static __noinline int request_expired(struct timer_list *timer)
 {
+	struct request_sock *req = request_of(timer);
 	struct moment *m = this_moment();
+	struct event e;
 
-	if (m && m->request.timer == (__u64)timer)
-		send_request_end(request_of(timer), m->request.started, END_EXPIRED,
-		                 EVENT_PROVISIONAL | EVENT_SUPERSEDES);
+	if (!m || m->request.timer != (__u64)timer)
+		return 0;
+	__builtin_memset(&e, 0, sizeof(e));
+	fill_request(&e, req);
+	send_request_end(&e, req, m->request.started, END_EXPIRED,
+	                 EVENT_PROVISIONAL | EVENT_SUPERSEDES);
 	return 0;
 }
 
@@ -694,7 +694,7 @@ static __noinline int minisock_started(struct timer_list *timer)
 		__builtin_memset(m, 0, sizeof(*m));
 		m->address = (__u64)tw;
 		m->expires = BPF_CORE_READ(timer, expires);
-		m->substate = substate;
+		m->last.to = substate;
 	} else if (m->last.time) { /* it goes on */
 		__u64 now = bpf_ktime_get_boot_ns();
 
@@ -823,26 +823,27 @@ static __noinline int minisock_expired(struct timer_list *timer)
 	return 0;
 }
 
-/* The minisock that takes over from a socket on its way to CLOSE, or NULL. */
-static __always_inline struct minisock *successor(const struct minisock_key *key, __u8 from,
-                                                  __u8 to)
+/* Whether the step is one at which a minisock takes over, and would be seen. */
+static __always_inline bool leaves_minisock(__u8 from, __u8 to)
 {
-	struct minisock *m;
+	return minisock_handler && to == TCP_CLOSE &&
+	       (from == TCP_FIN_WAIT2 || from == TCP_CLOSING);
+}
 
-	if (!minisock_handler || to != TCP_CLOSE || (from != TCP_FIN_WAIT2 && from != TCP_CLOSING))
-		return NULL;
-	m = bpf_map_lookup_elem(&minisocks, key);
+/* The minisock that takes over from a socket, or NULL. */
+static __always_inline struct minisock *successor(const struct minisock_key *key)
+{
+	struct minisock *m = bpf_map_lookup_elem(&minisocks, key);
+
 	return m && !m->last.time ? m : NULL;
 }
 
-/* Whether the kernel made no minisock where there should be one. */
-static __always_inline bool skipped(const struct minisock *m, __u8 from, __u8 to, __u64 now)
+/* Whether any minisock was followed: there was room a moment ago. */
+static __always_inline bool all_followed(__u64 now)
 {
 	const __u64 second = 1000000000;
 
-	return minisock_handler && !m && to == TCP_CLOSE &&
-	       (from == TCP_FIN_WAIT2 || from == TCP_CLOSING) &&
-	       (!unfollowed_at || now - unfollowed_at > second);
+	return !unfollowed_at || now - unfollowed_at > second;
 }
 
 static __always_inline __u16 count_minisocks(struct event *e, struct net *net)
@@ -876,11 +877,11 @@ static __always_inline void fill_socket(struct event *e, struct sock *sk, struct
 }
 
 /* Sends, before a child's first step, its birth, which was kept back. */
-static __always_inline void send_birth(const struct event *step, struct history *h)
+static __always_inline void send_birth(const struct event *step, struct history *h, __u64 born)
 {
 	struct event e = *step;
 
-	e.time = h->born;
+	e.time = born;
 	e.entered = 0;
 	e.from = TCP_LISTEN;
 	e.to = TCP_SYN_RECV;
@@ -891,10 +892,10 @@ static __always_inline void send_birth(const struct event *step, struct history 
 
 static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second)
 {
-	bool wanted, known = false;
+	bool wanted, leaves, known = false;
+	struct minisock *heir = NULL;
 	struct minisock_key key = {};
-	struct minisock *heir;
-	__u64 now;
+	__u64 now, born = 0;
 	struct tcp_sock *tp;
 	struct moment *m;
 	struct history *h;
@@ -950,33 +951,34 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 		wanted = wanted || h->pending;
 		h->pending = wanted && port_pending(from, to, e.lport);
 		h->sent = wanted;
+		born = h->born;
+		h->born = 0;
 	} else {
 		count(COUNT_NO_HISTORY, 1);
 	}
-	if (h && h->born)
+	if (born)
 		e.entered = take_request(&e);
 	e.cookie = bpf_get_socket_cookie(sk);
-	key.cookie = e.cookie;
-	key.snd_nxt = tp->snd_nxt;
-	heir = successor(&key, from, to);
+	leaves = leaves_minisock(from, to);
+	if (leaves) {
+		key.cookie = e.cookie;
+		key.snd_nxt = tp->snd_nxt;
+		heir = successor(&key);
+	}
 	if (!wanted) {
 		if (heir)
 			bpf_map_delete_elem(&minisocks, &key);
-		if (h)
-			h->born = 0;
 		return 0;
 	}
 	fill_socket(&e, sk, tp);
 	if (h) {
-		if (h->born) {
-			send_birth(&e, h);
-			h->born = 0;
-		}
+		if (born)
+			send_birth(&e, h, born);
 		h->seq++; /* also for a record that finds no room: a hole */
 		fill_history(&e, h);
 	}
 	if (heir) {
-		e.to = heir->substate;
+		e.to = heir->last.to;
 		e.flags |= EVENT_MINISOCK;
 		heir->entered = e.from == e.to ? e.entered : e.time;
 		/* Its timer may run on another CPU: joined is what has a time. */
@@ -986,7 +988,7 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 		e.time = now;
 		barrier();
 		heir->last.time = now;
-	} else if (known && skipped(heir, from, to, e.time)) {
+	} else if (leaves && known && all_followed(e.time)) { /* the kernel made none */
 		e.flags |= count_minisocks(&e, sk->__sk_common.skc_net.net);
 	}
 	send(&e);
