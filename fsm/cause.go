@@ -189,6 +189,8 @@ func (c Cause) rule(from State, e Evidence) string {
 	return "RFC 9293 3.10.5 ABORT"
 }
 
+const dataAfterClose = "data came after the process had closed: reset sent"
+
 // words tells the cause to a person.
 func (c Cause) words(e Evidence) string {
 	switch c {
@@ -221,7 +223,7 @@ func (c Cause) words(e Evidence) string {
 		case "TCP_ABORT_ON_MEMORY":
 			return "too many orphans (net.ipv4.tcp_max_orphans), or memory short: reset sent"
 		case "TCP_ABORT_ON_DATA":
-			return "data came after the process had closed: reset sent"
+			return dataAfterClose
 		case "":
 			return "reset sent"
 		}

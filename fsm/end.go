@@ -58,7 +58,7 @@ func (e End) judge(from State) Judgement {
 	case EndResetSent:
 		j.Reason = "reset sent"
 		if from == FinWait2 {
-			j.Rule, j.Reason = "RFC 9293 3.6.1 CLOSE with data unread", "data came after the process had closed: reset sent"
+			j.Rule, j.Reason = "RFC 9293 3.6.1 CLOSE with data unread", dataAfterClose
 		}
 	case EndListenerClosed:
 		j.Reason = "its listener closed"

@@ -55,6 +55,16 @@ func States() []State {
 // Known reports whether s is one of the eleven states.
 func (s State) Known() bool { return s > 0 && s < stateCount }
 
+// Synchronized reports whether both sides know each other's sequence numbers in
+// the state, so that data can have been exchanged (RFC 9293 3.5.2).
+func (s State) Synchronized() bool {
+	switch s {
+	case Closed, Listen, SynSent, SynRcvd:
+		return false
+	}
+	return true
+}
+
 // String returns the name that every output uses, such as FIN_WAIT_1, or
 // STATE_13 for a number without a name.
 func (s State) String() string {

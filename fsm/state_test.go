@@ -2,6 +2,7 @@ package fsm_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -105,6 +106,15 @@ func TestParseStateErrors(t *testing.T) {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("ParseState(%q): the error does not tell %s: %v", name, want, err)
 			}
+		}
+	}
+}
+
+func TestSynchronized(t *testing.T) {
+	for _, s := range fsm.States() {
+		want := !slices.Contains([]fsm.State{fsm.Closed, fsm.Listen, fsm.SynSent, fsm.SynRcvd}, s)
+		if s.Synchronized() != want {
+			t.Errorf("%v: %v, want %v", s, s.Synchronized(), want)
 		}
 	}
 }

@@ -88,7 +88,7 @@ func Check(from, to State, e Evidence) Judgement {
 	case e.Minisock && from == FinWait2 && to == FinWait2:
 		return Judgement{Verdict: Linux, Rule: "Linux tcp_time_wait", Reason: "a minisock waits for the peer's FIN"}
 	case e.Skipped && cause == CauseFinished && (from == FinWait2 || from == Closing):
-		return skipped(cause, e)
+		return skipped(e)
 	case c.abort != nil && (cause.aborts() || c.legal == nil && c.linux == nil):
 		return Judgement{Verdict: Abort, Rule: cause.rule(from, e), Reason: cause.words(e), Cause: cause}
 	case c.legal != nil:
@@ -102,17 +102,17 @@ func Check(from, to State, e Evidence) Judgement {
 // skipped judges an end where no minisock took over for TIME_WAIT. The kernel
 // makes none if there are too many (inet_twsk_alloc), which it counted a moment
 // before; nothing else is known to do it, so without that it proves nothing.
-func skipped(cause Cause, e Evidence) Judgement {
+func skipped(e Evidence) Judgement {
 	const near = 16
 	limit := uint64(e.MinisockLimit)
 	if e.Counted && uint64(e.Minisocks)+limit/near >= limit {
 		return Judgement{
-			Verdict: Illegal, Rule: "RFC 9293 3.6.1 TIME-WAIT for 2 MSL", Cause: cause,
+			Verdict: Illegal, Rule: "RFC 9293 3.6.1 TIME-WAIT for 2 MSL", Cause: CauseFinished,
 			Reason: fmt.Sprintf("TIME_WAIT skipped: net.ipv4.tcp_max_tw_buckets is reached (%d of %d)", e.Minisocks, e.MinisockLimit),
 		}
 	}
 	return Judgement{
-		Verdict: Linux, Rule: "Linux tcp_time_wait", Cause: cause,
+		Verdict: Linux, Rule: "Linux tcp_time_wait", Cause: CauseFinished,
 		Reason: "the minisock that takes over for TIME_WAIT was not observed",
 	}
 }

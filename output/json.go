@@ -32,9 +32,8 @@ func NewJSON(w io.Writer, clock events.Clock) *JSON {
 // Transition implements [Sink]. It does not allocate.
 func (j *JSON) Transition(t *lifecycle.Transition) error {
 	e := t.Event
-	b := append(j.line[:0], `{"type":"transition","time":"`...)
-	b = j.appendTime(b, j.clock.Time(e.Time))
-	b = appendSocket(append(b, '"'), e.Cookie, e.Generation)
+	b := j.appendTime(append(j.line[:0], `{"type":"transition"`...), "time", j.clock.Time(e.Time))
+	b = appendSocket(b, e.Cookie, e.Generation)
 	if e.Seq != 0 {
 		b = appendNumber(b, "seq", uint64(e.Seq))
 	}
@@ -48,7 +47,7 @@ func (j *JSON) Transition(t *lifecycle.Transition) error {
 	}
 	b = appendEnds(b, e.Local, e.Remote, e.EndsPending())
 	b = appendOwner(b, &e.Owner, e.NetNS, e.Cgroup)
-	if e.Source == events.SourceTracepoint && synchronized(e.From) {
+	if e.Source == events.SourceTracepoint && e.From.Synchronized() {
 		if e.SRTT != 0 {
 			b = appendNumber(b, "rtt_us", uint64(e.SRTT))
 		}
@@ -82,9 +81,9 @@ func (j *JSON) Lifecycle(c *lifecycle.Lifecycle) error {
 		b = appendWord(b, "role", role)
 	}
 	if c.Start != 0 {
-		b = j.appendEventTime(b, "start", c.Start)
+		b = j.appendTime(b, "start", j.clock.Time(c.Start))
 	}
-	b = j.appendEventTime(b, "end", c.End)
+	b = j.appendTime(b, "end", j.clock.Time(c.End))
 	if c.Start != 0 && c.End >= c.Start {
 		b = appendNumber(b, "duration_ns", c.End-c.Start)
 	}
@@ -225,18 +224,6 @@ func appendErrno(b []byte, errno int32) []byte {
 	return strconv.AppendInt(b, int64(errno), 10)
 }
 
-func (j *JSON) appendEventTime(b []byte, name string, at uint64) []byte {
-	b = append(b, ',', '"')
-	b = append(b, name...)
-	b = append(b, `":"`...)
-	return append(j.appendTime(b, j.clock.Time(at)), '"')
-}
-
-// synchronized reports whether data can have been exchanged.
-func synchronized(s fsm.State) bool {
-	return s != fsm.Closed && s != fsm.Listen && s != fsm.SynSent && s != fsm.SynRcvd
-}
-
 func appendEnds(b []byte, local, remote netip.AddrPort, pending bool) []byte {
 	b = appendWord(b, "family", family(local, remote))
 	local, remote = knownEnds(local, remote, pending)
@@ -287,8 +274,7 @@ func appendOwner(b []byte, o *events.Owner, netns uint32, cgroup uint64) []byte 
 func (j *JSON) Notice(n *Notice) error {
 	b := append(j.line[:0], `{"type":"notice"`...)
 	if !n.Time.IsZero() {
-		b = append(b, `,"time":"`...)
-		b = append(j.appendTime(b, n.Time), '"')
+		b = j.appendTime(b, "time", n.Time)
 	}
 	b = appendWord(b, "kind", string(n.Kind))
 	if n.Reason != "" {
@@ -330,8 +316,11 @@ func (j *JSON) end(b []byte) error {
 	return nil
 }
 
-// appendTime appends the time in RFC 3339 with nine digits of the second, UTC.
-func (j *JSON) appendTime(b []byte, t time.Time) []byte {
+// appendTime appends a time in RFC 3339 with nine digits of the second, UTC.
+func (j *JSON) appendTime(b []byte, name string, t time.Time) []byte {
+	b = append(b, ',', '"')
+	b = append(b, name...)
+	b = append(b, `":"`...)
 	if second := t.Unix(); second != j.second || len(j.stamp) == 0 {
 		j.second = second
 		j.stamp = t.UTC().AppendFormat(j.stamp[:0], "2006-01-02T15:04:05.")
@@ -341,7 +330,7 @@ func (j *JSON) appendTime(b []byte, t time.Time) []byte {
 		b = append(b, '0'+byte(rest/unit))
 		rest %= unit
 	}
-	return append(b, 'Z')
+	return append(b, 'Z', '"')
 }
 
 func appendNumber(b []byte, name string, n uint64) []byte {

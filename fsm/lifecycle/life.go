@@ -213,11 +213,8 @@ func (l *Life) close(t *Transition) {
 // count takes over the socket's counters, which mean something once data can
 // have been exchanged.
 func (l *Life) count(e *events.Event) {
-	switch e.From {
-	case fsm.Closed, fsm.Listen, fsm.SynSent, fsm.SynRcvd:
-		if e.To != fsm.Established {
-			return
-		}
+	if !e.From.Synchronized() && e.To != fsm.Established {
+		return
 	}
 	l.flags |= lifeCounters
 	l.bytesSent, l.bytesRcvd = e.BytesSent, e.BytesReceived

@@ -44,7 +44,7 @@ type Tracker struct {
 	lives   slab  // the first is the end of the list by last use
 	free    int32 // first of the unused, chained by newer; 0: none
 	evicted uint64
-	single  Life // of an event that cannot be followed
+	single  Life // of an event that is all of its connection
 	unended Life
 }
 
@@ -85,8 +85,8 @@ func (s *slab) add() int32 {
 }
 
 // NewTracker returns a tracker that follows up to maxConnections sockets, 0
-// meaning DefaultMaxConnections. Beyond that the one that has been still for longest is
-// forgotten and counted.
+// meaning DefaultMaxConnections. Beyond that the one that has been still for
+// longest is forgotten and counted.
 func NewTracker(maxConnections int) *Tracker {
 	if maxConnections <= 0 {
 		maxConnections = DefaultMaxConnections
@@ -104,20 +104,26 @@ func (t *Tracker) Evicted() uint64 { return t.evicted }
 // Observe judges the next event and stores what is known of it in out, which
 // refers to the event.
 func (t *Tracker) Observe(e *events.Event, out *Transition) {
-	*out = Transition{Event: e, Judgement: fsm.Check(e.From, e.To, e.Evidence())}
+	*out = Transition{
+		Event: e, Judgement: fsm.Check(e.From, e.To, e.Evidence()),
+		Ended: e.From != fsm.Closed && e.To == fsm.Closed,
+	}
 	if e.Entered != 0 && e.Entered <= e.Time {
 		out.Dwell, out.HasDwell = time.Duration(e.Time-e.Entered), true
 	}
 
 	if e.Cookie == 0 { // a handshake that came to nothing: this is all of it
-		t.alone(out)
+		t.single = Life{}
+		t.single.observe(out)
+		out.Life = &t.single
 		return
 	}
 	id := socketID{e.Cookie, e.Generation}
 	i, found := t.find(id)
 	switch {
 	case found && t.lives.at(i).InMinisock() && e.Source == events.SourceTracepoint:
-		t.alone(out) // the socket is closed again, which is no matter of its minisock
+		// The socket is closed again, which is no step of what its minisock keeps.
+		out.Life, out.Ended = &t.lives.at(i).Life, false
 		return
 	case !found:
 		out.Unended = t.endEarlier(e)
@@ -131,7 +137,6 @@ func (t *Tracker) Observe(e *events.Event, out *Transition) {
 	}
 
 	l.observe(out)
-	out.Ended = e.From != fsm.Closed && e.To == fsm.Closed
 	if e.To == fsm.Closed {
 		t.remove(i)
 	} else {
@@ -157,14 +162,6 @@ func (t *Tracker) endEarlier(e *events.Event) *Life {
 	t.unended.verdict = fsm.Worse(t.unended.verdict, fsm.Gap)
 	t.remove(i)
 	return &t.unended
-}
-
-// alone takes an event that has no history.
-func (t *Tracker) alone(out *Transition) {
-	t.single = Life{}
-	out.Life = &t.single
-	out.Life.observe(out)
-	out.Ended = out.From != fsm.Closed && out.To == fsm.Closed
 }
 
 // Each calls f with what has not ended, the one that has been still for longest
