@@ -44,12 +44,25 @@ type Filter struct {
 
 // Match decides about an event.
 func (f *Filter) Match(e *Event) Decision {
+	if !f.MatchStates(e.From, e.To) {
+		return Reject
+	}
+	return f.MatchSocket(e)
+}
+
+// MatchStates reports whether one of the states is wanted.
+func (f *Filter) MatchStates(states ...fsm.State) bool {
+	return len(f.States) == 0 ||
+		slices.ContainsFunc(states, func(s fsm.State) bool { return slices.Contains(f.States, s) })
+}
+
+// MatchSocket decides about an event by all but its states.
+func (f *Filter) MatchSocket(e *Event) Decision {
 	switch {
 	case f.NetNS != 0 && e.NetNS != f.NetNS,
 		len(f.Cgroups) > 0 && !slices.Contains(f.Cgroups, e.Cgroup),
 		len(f.PIDs) > 0 && (!e.Owner.Known() || !slices.Contains(f.PIDs, e.Owner.PID)),
-		len(f.Comms) > 0 && (!e.Owner.Known() || !slices.Contains(f.Comms, string(e.Owner.Comm.Bytes()))),
-		len(f.States) > 0 && !slices.Contains(f.States, e.From) && !slices.Contains(f.States, e.To):
+		len(f.Comms) > 0 && (!e.Owner.Known() || !slices.Contains(f.Comms, string(e.Owner.Comm.Bytes()))):
 		return Reject
 	}
 

@@ -50,7 +50,6 @@ func newLife() *cobra.Command {
 	f.register(cmd)
 	cmd.Flags().StringVar(&until, "until", "", "`WHEN` to print: closed, with TIME_WAIT only begun, or gone, with TIME_WAIT over\n(default closed; gone for JSON and for recordings)")
 	cmd.Flags().BoolVar(&open, "open", false, "at the end also print what is still open")
-	// Fails only for a flag that is not there.
-	_ = cmd.RegisterFlagCompletionFunc("until", cobra.FixedCompletions([]string{untilClosed, untilGone}, cobra.ShellCompDirectiveNoFileComp))
+	complete(cmd, "until", untilClosed, untilGone)
 	return cmd
 }

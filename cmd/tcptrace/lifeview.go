@@ -1,8 +1,6 @@
 package main
 
 import (
-	"slices"
-
 	"tcptrace/events"
 	"tcptrace/fsm"
 	"tcptrace/fsm/lifecycle"
@@ -68,14 +66,7 @@ func (v *lifeView) show(l *lifecycle.Life, at uint64) error {
 // wantsLifecycle holds the filter against a connection: its states are all that
 // it was in.
 func (f *filter) wantsLifecycle(c *lifecycle.Lifecycle) bool {
-	if states := f.events.States; len(states) > 0 &&
-		!slices.ContainsFunc(c.Path, func(s fsm.State) bool { return slices.Contains(states, s) }) {
-		return false
-	}
-	ofSocket := f.events
-	ofSocket.States = nil
-	return ofSocket.Match(&events.Event{
+	return f.events.MatchStates(c.Path...) && f.events.MatchSocket(&events.Event{
 		Local: c.Local, Remote: c.Remote, Family: c.Family, Owner: c.Owner, NetNS: c.NetNS, Cgroup: c.Cgroup,
-		From: c.Path[len(c.Path)-1], To: fsm.Closed,
 	}) == events.Accept
 }

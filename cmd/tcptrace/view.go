@@ -63,14 +63,16 @@ func (f *viewFlags) register(cmd *cobra.Command) {
 	flags.BoolVar(&f.noTimeWait, "no-time-wait", false, "leave out what the kernel's timers tell: TIME_WAIT and handshakes are not measured")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "say on standard error what is being done")
 
-	complete := func(flag string, values ...string) {
-		// Fails only for a flag that is not there.
-		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
-	}
-	complete("output", "text", "json")
-	complete("state", names(fsm.States())...)
-	complete("verdict", names(fsm.Verdicts())...)
-	complete("fail-on", failOnIllegal, failOnLost)
+	complete(cmd, "output", "text", "json")
+	complete(cmd, "state", names(fsm.States())...)
+	complete(cmd, "verdict", names(fsm.Verdicts())...)
+	complete(cmd, "fail-on", failOnIllegal, failOnLost)
+}
+
+// complete offers the values of a flag to the shell.
+func complete(cmd *cobra.Command, flag string, values ...string) {
+	// Fails only for a flag that is not there.
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func names[T fmt.Stringer](values []T) []string {
@@ -200,12 +202,8 @@ func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (
 	options.NoTimers = f.noTimeWait
 	options.ResetReasons = events.ResetNumbers()
 	l, err := openLive(options)
-	if err == nil && file == nil {
-		f.announce(log, l)
-		return l, nil, nil
-	}
 	var rec *recording
-	if err == nil {
+	if err == nil && file != nil {
 		rec, err = newRecording(file, l)
 	}
 	if err != nil {
@@ -217,13 +215,9 @@ func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (
 		}
 		return nil, nil, err
 	}
-	f.announce(log, l)
-	return l, rec, nil
-}
-
-func (f *viewFlags) announce(log *slog.Logger, l *live) {
 	log.Info("attached to sock:inet_sock_set_state", "clock_offset", l.clock.Offset,
 		"time_wait", l.tracer.TimeWait() == nil, "handshakes", l.tracer.HalfOpen() == nil)
+	return l, rec, nil
 }
 
 func (f *viewFlags) logger(w io.Writer) *slog.Logger {
