@@ -170,13 +170,11 @@ func (t *Tracer) learnTimers() (timeWait, halfOpen error) {
 			timeWait = err
 		}
 	}()
-	err := t.selfTest(v)
-	// A kernel may miss one, where it does not run the programs just then.
-	for range selfTests - 1 {
-		if err == nil {
+	var err error
+	for range selfTests { // a kernel may miss one, where it does not run the programs just then
+		if err = t.selfTest(v); err == nil {
 			break
 		}
-		err = t.selfTest(v)
 	}
 	if err != nil {
 		err = fmt.Errorf("the self-test on loopback failed: %w", err)
