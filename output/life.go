@@ -38,44 +38,31 @@ func (t *Text) Lifecycle(c *lifecycle.Lifecycle) error {
 	b = append(appendSize(b, c.BytesSent, c.HasCounters), ' ')
 	b = append(appendSize(b, c.BytesReceived, c.HasCounters), ' ')
 
-	start := len(b)
-	if c.Start != 0 && c.End >= c.Start {
-		if c.Open {
-			b = append(b, "≥"...)
-		}
-		b = appendMillis(b, time.Duration(c.End-c.Start))
-	} else {
-		b = append(b, '-')
+	mark := ""
+	if c.Open {
+		mark = "≥"
 	}
-	b = append(padLeft(b, start, 10), ' ')
+	known := c.Start != 0 && c.End >= c.Start
+	b = append(appendMillisColumn(b, mark, time.Duration(c.End-c.Start), known, 10), ' ')
 	if t.options.Wide {
 		b = appendWideLifecycle(b, c)
 	}
-	start = len(b)
+	start := len(b)
 	b = append(pad(t.appendPath(b, c), start, t.pathWidth()), ' ')
 	return t.end(t.appendStory(b, c))
 }
 
 func appendWideLifecycle(b []byte, c *lifecycle.Lifecycle) []byte {
+	b = appendSocketColumns(b, c.Cookie, c.NetNS)
 	start := len(b)
-	if c.Cookie != 0 {
-		b = strconv.AppendUint(b, c.Cookie, 16)
-	} else {
-		b = append(b, '-')
-	}
-	b = append(pad(b, start, 12), ' ')
-	start = len(b)
-	b = strconv.AppendUint(b, uint64(c.NetNS), 10)
-	b = append(pad(b, start, 10), ' ')
-	start = len(b)
 	if role := c.Role.String(); role != "" {
 		b = append(b, role...)
 	} else {
 		b = append(b, '-')
 	}
 	b = append(pad(b, start, 7), ' ')
-	b = append(appendMillisOr(b, c.Handshake, c.HasHandshake, 10), ' ')
-	b = append(appendMillisOr(b, time.Duration(c.SRTT)*time.Microsecond, c.SRTT != 0, 8), ' ')
+	b = append(appendMillisColumn(b, "", c.Handshake, c.HasHandshake, 10), ' ')
+	b = append(appendMillisColumn(b, "", time.Duration(c.SRTT)*time.Microsecond, c.SRTT != 0, 8), ' ')
 	start = len(b)
 	if c.HasCounters {
 		b = strconv.AppendUint(b, uint64(c.Retransmits), 10)
@@ -83,16 +70,6 @@ func appendWideLifecycle(b []byte, c *lifecycle.Lifecycle) []byte {
 		b = append(b, '-')
 	}
 	return append(padLeft(b, start, 5), ' ')
-}
-
-func appendMillisOr(b []byte, d time.Duration, known bool, width int) []byte {
-	start := len(b)
-	if known {
-		b = appendMillis(b, d)
-	} else {
-		b = append(b, '-')
-	}
-	return padLeft(b, start, width)
 }
 
 // shortNames are the states in a path.
@@ -170,17 +147,10 @@ func (t *Text) appendStory(b []byte, c *lifecycle.Lifecycle) []byte {
 		b = appendDuration(b, c.TimeWait)
 	}
 	if c.Verdict == fsm.Gap {
-		b = append(b, "  "...)
-		b = append(b, t.color(c.Verdict)...)
-		b = append(b, "gap: records are missing"...)
-		b = t.resetColor(b)
+		b = t.appendColored(append(b, "  "...), fsm.Gap, "gap", "records are missing")
 	}
 	for i := range c.Violations {
-		b = append(b, "  "...)
-		b = append(b, t.color(fsm.Illegal)...)
-		b = append(b, "ILLEGAL: "...)
-		b = append(b, c.Violations[i].Reason...)
-		b = t.resetColor(b)
+		b = t.appendColored(append(b, "  "...), fsm.Illegal, "ILLEGAL", c.Violations[i].Reason)
 	}
 	return b
 }

@@ -98,16 +98,11 @@ func (t *Text) Transition(tr *lifecycle.Transition) error {
 	b = append(b, e.To.String()...)
 	b = append(pad(b, start, stateWidth), ' ')
 
-	start = len(b)
-	if tr.HasDwell {
-		if e.Flags&events.FlagEstimated != 0 {
-			b = append(b, '~')
-		}
-		b = appendMillis(b, tr.Dwell)
-	} else {
-		b = append(b, '-')
+	mark := ""
+	if e.Flags&events.FlagEstimated != 0 {
+		mark = "~"
 	}
-	b = padLeft(b, start, 10)
+	b = appendMillisColumn(b, mark, tr.Dwell, tr.HasDwell, 10)
 	if t.options.Wide {
 		b = t.appendWide(b, tr)
 	} else if tr.Verdict > fsm.Legal && (tr.Verdict != fsm.Linux || tr.End != fsm.EndNone) {
@@ -172,14 +167,8 @@ func appendEndColumns(b []byte, end netip.AddrPort, width int) []byte {
 }
 
 func (t *Text) appendWide(b []byte, tr *lifecycle.Transition) []byte {
-	b = append(b, ' ')
+	b = appendSocketColumns(append(b, ' '), tr.Cookie, tr.NetNS)
 	start := len(b)
-	b = strconv.AppendUint(b, tr.Cookie, 16)
-	b = append(pad(b, start, 12), ' ')
-	start = len(b)
-	b = strconv.AppendUint(b, uint64(tr.NetNS), 10)
-	b = append(pad(b, start, 10), ' ')
-	start = len(b)
 	b = append(b, tr.Verdict.String()...)
 	b = append(pad(b, start, 7), ' ')
 	b = append(b, tr.Rule...)
@@ -187,27 +176,43 @@ func (t *Text) appendWide(b []byte, tr *lifecycle.Transition) []byte {
 		if tr.Rule != "" {
 			b = append(b, ": "...)
 		}
-		b = t.appendReason(b, tr)
+		b = t.appendColored(b, tr.Verdict, "", tr.Reason)
 	}
 	return b
 }
 
-// appendVerdict appends "abort: reset by the peer".
-func (t *Text) appendVerdict(b []byte, tr *lifecycle.Transition) []byte {
-	b = append(b, t.color(tr.Verdict)...)
-	if tr.Verdict == fsm.Illegal {
-		b = append(b, "ILLEGAL"...)
+// appendSocketColumns appends the columns that name a socket and where it is.
+func appendSocketColumns(b []byte, cookie uint64, netns uint32) []byte {
+	start := len(b)
+	if cookie != 0 {
+		b = strconv.AppendUint(b, cookie, 16)
 	} else {
-		b = append(b, tr.Verdict.String()...)
+		b = append(b, '-')
 	}
-	b = append(b, ": "...)
-	b = append(b, tr.Reason...)
-	return t.resetColor(b)
+	b = append(pad(b, start, 12), ' ')
+	start = len(b)
+	b = strconv.AppendUint(b, uint64(netns), 10)
+	return append(pad(b, start, 10), ' ')
 }
 
-func (t *Text) appendReason(b []byte, tr *lifecycle.Transition) []byte {
-	b = append(b, t.color(tr.Verdict)...)
-	b = append(b, tr.Reason...)
+// appendVerdict appends "abort: reset by the peer".
+func (t *Text) appendVerdict(b []byte, tr *lifecycle.Transition) []byte {
+	name := tr.Verdict.String()
+	if tr.Verdict == fsm.Illegal {
+		name = "ILLEGAL"
+	}
+	return t.appendColored(b, tr.Verdict, name, tr.Reason)
+}
+
+// appendColored appends "name: reason", or the reason alone, in the colour of
+// the verdict.
+func (t *Text) appendColored(b []byte, v fsm.Verdict, name, reason string) []byte {
+	b = append(b, t.color(v)...)
+	if name != "" {
+		b = append(b, name...)
+		b = append(b, ": "...)
+	}
+	b = append(b, reason...)
 	return t.resetColor(b)
 }
 
@@ -249,6 +254,18 @@ func (t *Text) Flush() error {
 
 // Close implements [Sink]. It does not close the underlying writer.
 func (t *Text) Close() error { return t.Flush() }
+
+// appendMillisColumn appends a column of milliseconds with a mark before them, -
+// if they are not known.
+func appendMillisColumn(b []byte, mark string, d time.Duration, known bool, width int) []byte {
+	start := len(b)
+	if known {
+		b = appendMillis(append(b, mark...), d)
+	} else {
+		b = append(b, '-')
+	}
+	return padLeft(b, start, width)
+}
 
 // appendMillis appends a duration in milliseconds with three decimals, rounded
 // down.
