@@ -60,9 +60,18 @@ func (v *traceView) finish(uint64, *lifecycle.Tracker) error {
 
 // held keeps transitions that the filter cannot decide yet, one for a socket.
 type held struct {
-	byID    map[uint64]*lifecycle.Transition
+	byID    map[socketID]*lifecycle.Transition
 	dropped uint64
 }
+
+// socketID names one life of a socket. The minisock of one may end while the next
+// is held.
+type socketID struct {
+	cookie     uint64
+	generation uint32
+}
+
+func idOf(t *lifecycle.Transition) socketID { return socketID{t.Cookie, t.Generation} }
 
 // maxHeld bounds the connections that wait for an answer at once.
 const maxHeld = 1 << 16
@@ -77,25 +86,22 @@ func (h *held) put(t *lifecycle.Transition) {
 		return
 	}
 	if h.byID == nil {
-		h.byID = make(map[uint64]*lifecycle.Transition)
+		h.byID = make(map[socketID]*lifecycle.Transition)
 	}
 	event, kept := *t.Event, *t
 	kept.Event = &event
-	h.byID[t.Cookie] = &kept
+	h.byID[idOf(t)] = &kept
 }
 
 // take gives back what was kept of the socket of the next transition, with the
 // ends that the kernel has assigned since, or nil.
 func (h *held) take(next *lifecycle.Transition) *lifecycle.Transition {
-	t := h.byID[next.Cookie]
+	id := idOf(next)
+	t := h.byID[id]
 	if t == nil {
 		return nil
 	}
-	delete(h.byID, next.Cookie)
-	if t.Generation != next.Generation {
-		h.dropped++ // another life: the ends of this one were never assigned
-		return nil
-	}
+	delete(h.byID, id)
 	t.Local, t.Remote, t.Life = next.Local, next.Remote, next.Life
 	return t
 }
