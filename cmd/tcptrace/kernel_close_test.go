@@ -142,8 +142,7 @@ const (
 )
 
 func closeClientFirst(ns *netns) []ending {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	endings := []ending{{client.cookie(), activeFirst, 8, 6}, {server.cookie(), passiveSecond, 6, 8}}
 	client.write("question")
 	server.read("question")
@@ -183,8 +182,7 @@ var much = strings.Repeat("0123456789", 20_000)
 // closeKeepAlive: a client that asks twice and closes.
 func closeKeepAlive(ns *netns) []ending {
 	ns.sysctl("ipv4/tcp_fin_timeout", "10") // so that the kernel shows a FIN that reaches a minisock
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	endings := []ending{
 		{client.cookie(), activeFirstLinux, 2 * len("GET /"), 2 * len(much)},
 		{server.cookie(), passiveSecond, 2 * len(much), 2 * len("GET /")},
@@ -221,8 +219,7 @@ func writeAll(fd int, text string) error {
 // closeLingering: the server ends its side, reads what the client still has to
 // say, and closes.
 func closeLingering(ns *netns) []ending {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	endings := []ending{
 		{client.cookie(), activeSecond, len("POST /more"), len("413")},
 		{server.cookie(), passiveFirst, len("413"), len("POST /more")},
@@ -247,8 +244,7 @@ func closeLingering(ns *netns) []ending {
 // that.
 func closeByServer(ns *netns) []ending {
 	ns.sysctl("ipv4/tcp_fin_timeout", "10") // likewise
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	endings := []ending{
 		{client.cookie(), activeSecond, len("GET /"), len(much)},
 		{server.cookie(), passiveFirstLinux, len(much), len("GET /")},
@@ -331,8 +327,7 @@ const (
 )
 
 func closeLinger0(ns *netns) []ending {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	client.write("question")
 	server.read("question")
 	endings := []ending{{client.cookie(), "active: reset_sent by local, reset for TCP_STATE; abort", 8, 0}, {server.cookie(), passiveReset, 0, 8}}
@@ -357,8 +352,7 @@ func closeLinger0CloseWait(ns *netns) []ending {
 }
 
 func closeUnread(ns *netns) []ending {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	endings := []ending{{client.cookie(), "active: reset_sent by local, reset for TCP_ABORT_ON_CLOSE; abort", 0, 7}, {server.cookie(), passiveReset, 7, 0}}
 	server.write("ignored")
 	client.peek()
@@ -398,8 +392,7 @@ func closeLinger2(ns *netns) []ending {
 // closeDataAfterShutdown: nobody will read what comes when both directions are
 // shut.
 func closeDataAfterShutdown(ns *netns) []ending {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	endings := []ending{
 		{client.cookie(), "active: reset_sent by local, errno 104, reset for TCP_ABORT_ON_DATA; abort", 0, 0},
 		{server.cookie(), "passive: reset_received by remote, errno 32; abort", 4, 0},
@@ -567,8 +560,7 @@ func closeCancelled(ns *netns) []ending {
 }
 
 func closeDisconnected(ns *netns) []ending {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	endings := []ending{
 		{client.cookie(), "active: disconnected by local, reset for TCP_STATE; abort", 0, 0},
 		{server.cookie(), passiveReset, 0, 0},
@@ -581,8 +573,7 @@ func closeDisconnected(ns *netns) []ending {
 }
 
 func closeDestroyed(ns *netns) []ending {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	endings := []ending{
 		{client.cookie(), "active: destroyed by none, errno 103, reset for TCP_STATE; abort", 0, 0},
 		{server.cookie(), passiveReset, 0, 0},

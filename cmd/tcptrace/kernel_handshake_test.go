@@ -297,8 +297,7 @@ func TestKernelSYNCookies(t *testing.T) {
 		ns.sysctl("ipv4/tcp_syncookies", "2")
 		ns.noRequests = true
 		tr := traceLife(ns)
-		listener := ns.listen(ns.v4(1))
-		client, server := ns.dial(ns.v4(2), listener)
+		listener, client, server := ns.connected()
 		w := ns.wire()
 		w.syn(netip.AddrPortFrom(ns.v4(3), 7001), listener.addr()) // is reset
 		cookie := server.cookie()

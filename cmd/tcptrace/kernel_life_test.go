@@ -352,8 +352,7 @@ func TestKernelLifeUntilClosed(t *testing.T) {
 	inNetNS(t, func(ns *netns) {
 		t := ns.t
 		tr := traceLife(ns, "--until", "closed")
-		listener := ns.listen(ns.v4(1))
-		client, server := ns.dial(ns.v4(2), listener)
+		listener, client, server := ns.connected()
 		inTimeWait, passive := client.cookie(), server.cookie()
 		leaveInTimeWait(client, server)
 		client, server = ns.dial(ns.v4(2), listener)
@@ -450,8 +449,7 @@ func TestKernelLifeCount(t *testing.T) {
 	requireKernel(t)
 	ns := newNetNS(t)
 	tr := traceLife(ns, "-c", "3")
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	leaveInTimeWait(client, server)
 	listener.close()
 	for range 4 {
@@ -544,8 +542,7 @@ func TestKernelLifeText(t *testing.T) {
 				recording := filepath.Join(t.TempDir(), "a.tct")
 				tr := trace(ns, slices.Concat([]string{"life", "-o", "text", "-w", recording}, args)...)
 				playLinger0(ns)
-				listener := ns.listen(ns.v4(1))
-				client, server := ns.dial(ns.v4(2), listener)
+				listener, client, server := ns.connected()
 				leaveInTimeWait(client, server)
 				listener.close()
 				ns.destroyTimeWait()

@@ -309,6 +309,14 @@ func (ns *netns) listen(addr netip.Addr) *socket {
 	return s
 }
 
+// connected opens a connection over IPv4.
+func (ns *netns) connected() (listener, client, server *socket) {
+	ns.t.Helper()
+	listener = ns.listen(ns.v4(1))
+	client, server = ns.dial(ns.v4(2), listener)
+	return listener, client, server
+}
+
 // dial returns a socket connected from the address to the listener, and the
 // listener's accepted child.
 func (ns *netns) dial(from netip.Addr, listener *socket) (client, server *socket) {

@@ -118,8 +118,7 @@ func clientCloses(ns *netns, listener *socket, from netip.Addr) {
 }
 
 func playServerFirst(ns *netns) {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	server.close()
 	client.read("")
 	client.close()
@@ -181,8 +180,7 @@ func playGivenUp(ns *netns) {
 }
 
 func playTimeout(ns *netns) {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	server.deafen()
 	client.set(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 1)
 	client.write("unheard")
@@ -196,8 +194,7 @@ func playTimeout(ns *netns) {
 }
 
 func playTimeoutOrphan(ns *netns) {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	server.deafen()
 	client.set(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 1)
 	port := client.addr().Port()
@@ -228,16 +225,14 @@ func playNoPort(ns *netns) {
 }
 
 func playLinger0(ns *netns) {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	client.reset()
 	server.close()
 	listener.close()
 }
 
 func playUnread(ns *netns) {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	server.write("ignored")
 	client.peek()
 	client.close()
@@ -246,8 +241,7 @@ func playUnread(ns *netns) {
 }
 
 func playUnreadAfterFIN(ns *netns) {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	server.write("ignored")
 	server.shutdown(unix.SHUT_WR)
 	client.peek()
@@ -259,8 +253,7 @@ func playUnreadAfterFIN(ns *netns) {
 }
 
 func playHalfClose(ns *netns) {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	client.write("question")
 	client.shutdown(unix.SHUT_WR)
 	server.read("question")
@@ -274,8 +267,7 @@ func playHalfClose(ns *netns) {
 }
 
 func playSecondCloseFinWait1(ns *netns) {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	server.deafen()
 	client.shutdown(unix.SHUT_WR)
 	client.close()
@@ -306,8 +298,7 @@ func playSecondCloseLastAck(ns *netns) {
 }
 
 func playSecondCloseClosing(ns *netns) {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	client.deafen()
 	server.deafen()
 	client.shutdown(unix.SHUT_WR)
@@ -560,8 +551,7 @@ func TestKernelStartedBefore(t *testing.T) {
 	requireKernel(t)
 	inNetNS(t, func(ns *netns) {
 		t := ns.t
-		listener := ns.listen(ns.v4(1))
-		client, server := ns.dial(ns.v4(2), listener)
+		listener, client, server := ns.connected()
 		tr := trace(ns)
 		second, secondServer := ns.dial(ns.v4(2), listener)
 		client.close()

@@ -113,8 +113,7 @@ func TestKernelTimeWaitEnds(t *testing.T) {
 }
 
 func reusedBySYN(ns *netns, _ *lifeTracing) string {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	cookie, at := server.cookie(), client.addr()
 	leaveInTimeWait(server, client)
 	ns.checkSS(cookie, "TIME-WAIT")
@@ -182,8 +181,7 @@ func resetInTimeWait(ns *netns, _ *lifeTracing) string {
 }
 
 func namespaceGone(ns *netns, tr *lifeTracing) string {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	cookie := client.cookie()
 	other, otherServer := ns.dial(ns.v4(2), listener)
 	otherCookie := other.cookie()
@@ -204,6 +202,17 @@ func killed(ns *netns, _ *lifeTracing) string {
 	return killedAt(ns, ns.listen(ns.v4(1)), ns.v4(2), netip.AddrPort{})
 }
 
+// destroyed leaves the first to close in TIME_WAIT, to be destroyed by ss -K, and
+// returns its cookie.
+func destroyed(ns *netns, listener, first, second *socket) string {
+	cookie := first.cookie()
+	leaveInTimeWait(first, second)
+	ns.checkSS(cookie, "TIME-WAIT")
+	listener.close()
+	ns.destroyTimeWait()
+	return cookie
+}
+
 // killedAt leaves a client in TIME_WAIT, to be destroyed by ss -K.
 func killedAt(ns *netns, listener *socket, from netip.Addr, to netip.AddrPort) string {
 	if !to.IsValid() {
@@ -213,12 +222,7 @@ func killedAt(ns *netns, listener *socket, from netip.Addr, to netip.AddrPort) s
 	client.bind(from, 0)
 	client.connect(to)
 	server := listener.accept()
-	cookie := client.cookie()
-	leaveInTimeWait(client, server)
-	ns.checkSS(cookie, "TIME-WAIT")
-	listener.close()
-	ns.destroyTimeWait()
-	return cookie
+	return destroyed(ns, listener, client, server)
 }
 
 // destroyTimeWait destroys the minisocks, when there is nothing else.
@@ -231,14 +235,8 @@ func (ns *netns) destroyTimeWait() {
 }
 
 func killedServer(ns *netns, _ *lifeTracing) string {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
-	cookie := server.cookie()
-	leaveInTimeWait(server, client)
-	ns.checkSS(cookie, "TIME-WAIT")
-	listener.close()
-	ns.destroyTimeWait()
-	return cookie
+	listener, client, server := ns.connected()
+	return destroyed(ns, listener, server, client)
 }
 
 func killedIPv6(ns *netns, _ *lifeTracing) string {
@@ -262,12 +260,7 @@ func killedMPTCP(ns *netns, _ *lifeTracing) string {
 	client := ns.client()
 	client.connect(listener.addr())
 	server := listener.accept()
-	cookie := server.cookie()
-	leaveInTimeWait(server, client)
-	ns.checkSS(cookie, "TIME-WAIT")
-	listener.close()
-	ns.destroyTimeWait()
-	return cookie
+	return destroyed(ns, listener, server, client)
 }
 
 func killedAfterClosing(ns *netns, _ *lifeTracing) string {
@@ -361,8 +354,7 @@ func finWait2FINSoon(ns *netns, tr *lifeTracing) string {
 // the second, which was sent again, restarts its timer. The kernel shows that, as
 // the timer then is far enough from where it was.
 func finWait2FINTwice(ns *netns, tr *lifeTracing) string {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	cookie := client.cookie()
 	from, to := listener.addr(), client.addr()
 	w := ns.wire()
@@ -392,8 +384,7 @@ const ticks = 12 * time.Millisecond
 // finWait2FIN lets the FIN reach a minisock in FIN_WAIT_2 after so much time, and
 // checks how that is divided.
 func finWait2FIN(ns *netns, tr *lifeTracing, after time.Duration, also func(*lifecycleLine)) string {
-	listener := ns.listen(ns.v4(1))
-	client, server := ns.dial(ns.v4(2), listener)
+	listener, client, server := ns.connected()
 	cookie := client.cookie()
 	leaveInFinWait2(client)
 	lapse(after)
@@ -431,8 +422,7 @@ func TestKernelTimeWaitExpires(t *testing.T) {
 		tr := traceLife(ns)
 		want := make(map[string]string)
 
-		listener := ns.listen(ns.v4(1))
-		client, server := ns.dial(ns.v4(2), listener)
+		listener, client, server := ns.connected()
 		want[client.cookie()] = activeTimeWait + "expired; legal"
 		leaveInTimeWait(client, server)
 
@@ -680,8 +670,7 @@ func TestKernelTimeWaitOfTwoLives(t *testing.T) {
 			inNetNS(t, func(ns *netns) {
 				t := ns.t
 				tr := traceLife(ns)
-				listener := ns.listen(ns.v4(1))
-				client, server := ns.dial(ns.v4(2), listener)
+				listener, client, server := ns.connected()
 				cookie := client.cookie()
 				client.shutdown(unix.SHUT_WR)
 				client.await(fsm.FinWait2)
