@@ -64,6 +64,29 @@ type Event struct {
 	Flags  Flags
 	// Shutdown has bit 0 set if receiving was shut, bit 1 if sending was.
 	Shutdown uint8
+
+	// Snapshot is of SourceSnapshot only.
+	Snapshot Snapshot
+}
+
+// Snapshot is what a walk over the sockets found beside their state.
+type Snapshot struct {
+	// Silent is the time since the last segment came, in nanoseconds; 0: not known.
+	Silent uint64
+	// Left is what is left on the timer of a minisock or of a handshake, in
+	// nanoseconds; 0: none.
+	Left uint64
+	// RecvQueue is bytes that the process has not read, SendQueue bytes that the
+	// peer has not acknowledged, as in ss. Of a listener: connections that wait to
+	// be accepted, and how many may.
+	RecvQueue, SendQueue uint32
+	// Holders counts the file descriptors of processes for the socket. FD is one of
+	// them, of the owner if that holds any; it means nothing where Holders is 0.
+	Holders uint32
+	FD      int32
+	// Unanswered counts what was sent again and has not been answered: SYN,
+	// SYN-ACK, data, FIN or probes of a closed window.
+	Unanswered uint32
 }
 
 // Flags are what else the kernel knew about the socket at the transition, as
@@ -85,6 +108,8 @@ const (
 	FlagEstimated   // Entered is exact to a tick of the kernel's timers
 	FlagProvisional // an end by a timer, unless a record supersedes it
 	FlagSupersedes  // takes a provisional end back: see Order
+	FlagAtLeast     // From was entered at Entered or before
+	FlagRequest     // of a handshake, which has no socket yet, though a cookie
 )
 
 // Source says how a record was learnt.
@@ -98,6 +123,9 @@ const (
 	// SourceReset tells of a reset sent just after the socket's last transition.
 	// Order gives it to that, and nobody else sees it.
 	SourceReset
+	// SourceSnapshot is no transition: From and To are the state in which a walk
+	// over the sockets found this one.
+	SourceSnapshot
 	sources
 )
 
@@ -110,6 +138,8 @@ func (s Source) String() string {
 		return "request"
 	case SourceReset:
 		return "reset"
+	case SourceSnapshot:
+		return "snapshot"
 	}
 	return "tracepoint"
 }
@@ -183,10 +213,12 @@ type OwnerSource uint8
 
 // The sources. OwnerNone, the zero value, means that there is no owner.
 const (
-	OwnerNone    OwnerSource = iota
-	OwnerConnect             // the process was in connect
-	OwnerListen              // in listen; children inherit it until they are closed
-	OwnerClose               // in close or shutdown
+	OwnerNone     OwnerSource = iota
+	OwnerConnect              // the process was in connect
+	OwnerListen               // in listen; children inherit it until their own is known
+	OwnerClose                // in close or shutdown
+	OwnerAccept               // in its first call on an accepted socket that was seen
+	OwnerSnapshot             // it held the socket when the sockets were walked
 	ownerSources
 )
 
@@ -199,6 +231,10 @@ func (s OwnerSource) String() string {
 		return "listen"
 	case OwnerClose:
 		return "close"
+	case OwnerAccept:
+		return "accept"
+	case OwnerSnapshot:
+		return "snapshot"
 	}
 	return ""
 }
@@ -251,8 +287,12 @@ func (e *Event) EndsPending() bool {
 	return false
 }
 
-// RecordSize is the size of struct event of bpf/event.h in bytes.
-const RecordSize = 160
+// Sizes of struct event and struct snapshot of bpf/event.h in bytes: a record of
+// SourceSnapshot is the latter, all others are the former.
+const (
+	RecordSize   = 160
+	SnapshotSize = 200
+)
 
 // Offsets of the fields of struct event.
 const (
@@ -287,22 +327,32 @@ const (
 	offSource        = 156
 	offEnd           = 157
 	offReset         = 158
+
+	offSilent     = 160
+	offLeft       = 168
+	offRecvQueue  = 176
+	offSendQueue  = 180
+	offHolders    = 184
+	offFD         = 188
+	offUnanswered = 192
 )
 
 // Decode reads a record in the byte order of this host into e, which it
 // overwrites whole. It does not allocate and keeps no reference to b. After an
-// error, e is as it was. A record longer than RecordSize is from a later
+// error, e is as it was. A record that is longer than known is from a later
 // version and read as far as it is known.
 func (e *Event) Decode(b []byte) error {
 	if len(b) < RecordSize {
 		return fmt.Errorf("decode transition: %d bytes, want %d", len(b), RecordSize)
 	}
-	b = b[:RecordSize]
 	if s := b[offOwnerSource]; s >= byte(ownerSources) {
 		return fmt.Errorf("decode transition: unknown owner source %d", s)
 	}
 	if s := b[offSource]; s >= byte(sources) {
 		return fmt.Errorf("decode transition: unknown source %d", s)
+	}
+	if Source(b[offSource]) == SourceSnapshot && len(b) < SnapshotSize {
+		return fmt.Errorf("decode snapshot: %d bytes, want %d", len(b), SnapshotSize)
 	}
 	order := binary.NativeEndian
 	*e = Event{
@@ -340,12 +390,23 @@ func (e *Event) Decode(b []byte) error {
 			Source: s,
 		}
 	}
+	if e.Source == SourceSnapshot {
+		e.Snapshot = Snapshot{
+			Silent:     order.Uint64(b[offSilent:]),
+			Left:       order.Uint64(b[offLeft:]),
+			RecvQueue:  order.Uint32(b[offRecvQueue:]),
+			SendQueue:  order.Uint32(b[offSendQueue:]),
+			Holders:    order.Uint32(b[offHolders:]),
+			FD:         int32(order.Uint32(b[offFD:])),
+			Unanswered: order.Uint32(b[offUnanswered:]),
+		}
+	}
 	return nil
 }
 
 // AppendRecord appends the record that Decode reads.
 func (e *Event) AppendRecord(b []byte) []byte {
-	var r [RecordSize]byte
+	var r [SnapshotSize]byte
 	order := binary.NativeEndian
 	order.PutUint64(r[offTime:], e.Time)
 	order.PutUint64(r[offCookie:], e.Cookie)
@@ -379,6 +440,16 @@ func (e *Event) AppendRecord(b []byte) []byte {
 	r[offReset] = byte(e.Reset)
 	order.PutUint32(r[offMinisocks:], e.Minisocks)
 	order.PutUint32(r[offMinisockLimit:], e.MinisockLimit)
+	if e.Source != SourceSnapshot {
+		return append(b, r[:RecordSize]...)
+	}
+	order.PutUint64(r[offSilent:], e.Snapshot.Silent)
+	order.PutUint64(r[offLeft:], e.Snapshot.Left)
+	order.PutUint32(r[offRecvQueue:], e.Snapshot.RecvQueue)
+	order.PutUint32(r[offSendQueue:], e.Snapshot.SendQueue)
+	order.PutUint32(r[offHolders:], e.Snapshot.Holders)
+	order.PutUint32(r[offFD:], uint32(e.Snapshot.FD))
+	order.PutUint32(r[offUnanswered:], e.Snapshot.Unanswered)
 	return append(b, r[:]...)
 }
 
@@ -392,6 +463,8 @@ var swapped = [...]struct{ offset, size int }{
 	{offGeneration, 4}, {offSeq, 4}, {offNetNS, 4}, {offPID, 4}, {offUID, 4}, {offSRTT, 4}, {offRetransmits, 4}, {offError, 4},
 	{offMinisocks, 4}, {offMinisockLimit, 4},
 	{offLport, 2}, {offRport, 2}, {offFamily, 2}, {offFlags, 2},
+	// Of a snapshot only.
+	{offSilent, 8}, {offLeft, 8}, {offRecvQueue, 4}, {offSendQueue, 4}, {offHolders, 4}, {offFD, 4}, {offUnanswered, 4},
 }
 
 // SwapRecord turns a record of a host of the other byte order, in place, into
@@ -401,6 +474,9 @@ func SwapRecord(b []byte) {
 		return
 	}
 	for _, f := range swapped {
+		if f.offset >= RecordSize && (Source(b[offSource]) != SourceSnapshot || len(b) < SnapshotSize) {
+			break
+		}
 		field := b[f.offset : f.offset+f.size]
 		for i, j := 0, len(field)-1; i < j; i, j = i+1, j-1 {
 			field[i], field[j] = field[j], field[i]
@@ -458,14 +534,44 @@ type Kind uint8
 
 // The kinds.
 const (
-	KindTransition Kind = iota + 1 // Record.Event
+	KindTransition Kind = iota + 1 // Record.Event, which may be a snapshot
 	KindLoss                       // Record.Loss
 	KindIdle                       // nothing more for now: a time to flush
+	KindWalked                     // Record.Walked
+	KindName                       // Record.Name
 )
 
 // Record is what a source of records, live or file, delivers.
 type Record struct {
-	Kind  Kind
-	Event Event
-	Loss  Loss
+	Kind   Kind
+	Event  Event
+	Loss   Loss
+	Walked Walked
+	Name   Name
+}
+
+// Walked says that a walk over the sockets of the host is over: what it found, as
+// records of SourceSnapshot, lies between Start and Time.
+type Walked struct {
+	Start, Time uint64 // as Event.Time
+	// Unseen says in words of what it could not find the sockets, and why; "" if it
+	// found all.
+	Unseen string
+}
+
+// NameKind says what a [Name] names.
+type NameKind uint8
+
+// The kinds.
+const (
+	NameCgroup NameKind = iota + 1 // a cgroup, by its id: its path, from the root of the hierarchy
+	NameExe                        // a process, by its PID: the file that it executes
+)
+
+// Name gives what the records have as a number a name, in good time before the
+// first record that needs it. A later one for the same number replaces it.
+type Name struct {
+	Kind NameKind
+	ID   uint64
+	Text string
 }

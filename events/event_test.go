@@ -6,6 +6,7 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,12 +16,15 @@ import (
 	"tcptrace/fsm"
 )
 
-// layout is struct event of bpf/event.h, counted by hand.
-var layout = []struct {
+// layoutField is a field of a record, and what shows it decoded.
+type layoutField struct {
 	field        string
 	offset, size int
 	get          func(*events.Event) uint64
-}{
+}
+
+// layout is struct event of bpf/event.h, counted by hand.
+var layout = []layoutField{
 	{"time", 0, 8, func(e *events.Event) uint64 { return e.Time }},
 	{"cookie", 8, 8, func(e *events.Event) uint64 { return e.Cookie }},
 	{"entered", 16, 8, func(e *events.Event) uint64 { return e.Entered }},
@@ -54,6 +58,17 @@ var layout = []struct {
 	{"reset", 158, 1, func(e *events.Event) uint64 { return uint64(e.Reset) }},
 }
 
+// snapshotLayout is what struct snapshot has behind its event.
+var snapshotLayout = []layoutField{
+	{"silent", 160, 8, func(e *events.Event) uint64 { return e.Snapshot.Silent }},
+	{"left", 168, 8, func(e *events.Event) uint64 { return e.Snapshot.Left }},
+	{"recv_queue", 176, 4, func(e *events.Event) uint64 { return uint64(e.Snapshot.RecvQueue) }},
+	{"send_queue", 180, 4, func(e *events.Event) uint64 { return uint64(e.Snapshot.SendQueue) }},
+	{"holders", 184, 4, func(e *events.Event) uint64 { return uint64(e.Snapshot.Holders) }},
+	{"fd", 188, 4, func(e *events.Event) uint64 { return uint64(uint32(e.Snapshot.FD)) }},
+	{"unanswered", 192, 4, func(e *events.Event) uint64 { return uint64(e.Snapshot.Unanswered) }},
+}
+
 const (
 	offPID         = 68
 	offUID         = 72
@@ -62,6 +77,9 @@ const (
 	offSource      = 156
 	offPad         = 159
 	padSize        = 1
+
+	offSnapshotPad  = 196
+	snapshotPadSize = 4
 )
 
 // sum16 tells two addresses of this test apart.
@@ -71,54 +89,72 @@ func sum16(a netip.Addr) uint64 {
 }
 
 func TestLayout(t *testing.T) {
-	// The owner is known, or its fields would not be decoded.
-	base := make([]byte, events.RecordSize)
-	base[offOwnerSource] = byte(events.OwnerConnect)
-	var before events.Event
+	for _, c := range []struct {
+		name              string
+		source            events.Source
+		layout            []layoutField
+		first, next, size int // of the fields, behind them, of the record
+	}{
+		{"event", events.SourceTracepoint, layout, 0, offPad, events.RecordSize},
+		{"snapshot", events.SourceSnapshot, snapshotLayout, events.RecordSize, offSnapshotPad, events.SnapshotSize},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			// The owner is known, or its fields would not be decoded.
+			base := make([]byte, c.size)
+			base[offOwnerSource], base[offSource] = byte(events.OwnerConnect), byte(c.source)
+			next := c.first
+			for _, f := range c.layout {
+				if f.offset != next {
+					t.Fatalf("%s begins at %d, the field before ends at %d", f.field, f.offset, next)
+				}
+				next = f.offset + f.size
+				testField(t, base, f, slices.Concat(layout, snapshotLayout))
+			}
+			if next != c.next {
+				t.Errorf("the fields end at %d, want %d", next, c.next)
+			}
+		})
+	}
+	if offPad+padSize != events.RecordSize || offSnapshotPad+snapshotPadSize != events.SnapshotSize {
+		t.Errorf("the records end at %d and %d", events.RecordSize, events.SnapshotSize)
+	}
+}
+
+// testField changes the bytes of one field, and wants that to change.
+func testField(t *testing.T, base []byte, f layoutField, all []layoutField) {
+	t.Helper()
+	var before, e events.Event
 	if err := before.Decode(base); err != nil {
 		t.Fatal(err)
 	}
-
-	next := 0
-	for _, f := range layout {
-		if f.offset != next {
-			t.Fatalf("%s begins at %d, the field before ends at %d", f.field, f.offset, next)
-		}
-		next = f.offset + f.size
-
-		record := bytes.Clone(base)
-		for i := range min(f.size, 8) {
-			record[f.offset+i] = byte(3 - i&1) // 3, 2, 3, 2 …: a source of both kinds too
-		}
-		var want uint64
-		switch f.size {
-		case 1:
-			want = uint64(record[f.offset])
-		case 2:
-			want = uint64(binary.NativeEndian.Uint16(record[f.offset:]))
-		case 4:
-			want = uint64(binary.NativeEndian.Uint32(record[f.offset:]))
-		default:
-			want = binary.NativeEndian.Uint64(record[f.offset:])
-		}
-		var e events.Event
-		if err := e.Decode(record); err != nil {
-			t.Fatal(f.field, err)
-		}
-		for _, other := range layout {
-			switch got := other.get(&e); {
-			case other.field == f.field && got != want:
-				t.Errorf("%s is %#x, want %#x", f.field, got, want)
-			case other.field != f.field && got != other.get(&before):
-				t.Errorf("the bytes of %s change %s", f.field, other.field)
-			}
-		}
-		if encoded := e.AppendRecord(nil); !bytes.Equal(encoded, record) {
-			t.Errorf("%s: written as\n%x, want\n%x", f.field, encoded, record)
+	record := bytes.Clone(base)
+	for i := range min(f.size, 8) {
+		record[f.offset+i] = byte(3 - i&1) // 3, 2, 3, 2 …: a source of both kinds too
+	}
+	var want uint64
+	switch f.size {
+	case 1:
+		want = uint64(record[f.offset])
+	case 2:
+		want = uint64(binary.NativeEndian.Uint16(record[f.offset:]))
+	case 4:
+		want = uint64(binary.NativeEndian.Uint32(record[f.offset:]))
+	default:
+		want = binary.NativeEndian.Uint64(record[f.offset:])
+	}
+	if err := e.Decode(record); err != nil {
+		t.Fatal(f.field, err)
+	}
+	for _, other := range all {
+		switch got := other.get(&e); {
+		case other.field == f.field && got != want:
+			t.Errorf("%s is %#x, want %#x", f.field, got, want)
+		case other.field != f.field && got != other.get(&before):
+			t.Errorf("the bytes of %s change %s", f.field, other.field)
 		}
 	}
-	if next != offPad || offPad+padSize != events.RecordSize {
-		t.Errorf("the fields end at %d, the record at %d", next, events.RecordSize)
+	if encoded := e.AppendRecord(nil); !bytes.Equal(encoded, record) {
+		t.Errorf("%s: written as\n%x, want\n%x", f.field, encoded, record)
 	}
 }
 
@@ -131,16 +167,30 @@ func randomEvent(r *rand.Rand) events.Event {
 		NetNS: r.Uint32(), Cgroup: r.Uint64(), BytesAcked: r.Uint64(), BytesReceived: r.Uint64(),
 		SRTT: r.Uint32(), Retransmits: r.Uint32(), Errno: int32(r.Uint32()),
 		Family: uint16(r.Uint32()), Flags: events.Flags(r.Uint32()), Shutdown: uint8(r.Uint32()),
-		BytesSent: r.Uint64(), Source: events.Source(r.IntN(int(events.SourceReset) + 1)),
+		BytesSent: r.Uint64(), Source: events.Source(r.IntN(int(events.SourceSnapshot) + 1)),
 		End: fsm.End(r.Uint32()), Reset: events.Reset(r.Uint32()), Minisocks: r.Uint32(), MinisockLimit: r.Uint32(),
 	}
-	if s := events.OwnerSource(r.IntN(int(events.OwnerClose) + 1)); s != events.OwnerNone {
+	if e.Source == events.SourceSnapshot {
+		e.Snapshot = events.Snapshot{
+			Silent: r.Uint64(), Left: r.Uint64(), RecvQueue: r.Uint32(), SendQueue: r.Uint32(),
+			Holders: r.Uint32(), FD: int32(r.Uint32()), Unanswered: r.Uint32(),
+		}
+	}
+	if s := events.OwnerSource(r.IntN(int(events.OwnerSnapshot) + 1)); s != events.OwnerNone {
 		e.Owner = events.Owner{PID: r.Uint32(), UID: r.Uint32(), Source: s}
 		for i := range e.Owner.Comm {
 			e.Owner.Comm[i] = byte(r.Uint32())
 		}
 	}
 	return e
+}
+
+// sizeOf returns how long the record of an event is.
+func sizeOf(e *events.Event) int {
+	if e.Source == events.SourceSnapshot {
+		return events.SnapshotSize
+	}
+	return events.RecordSize
 }
 
 func randomEnd(r *rand.Rand) netip.AddrPort {
@@ -158,10 +208,12 @@ func TestDecodeReadsWhatAppendRecordWrites(t *testing.T) {
 	check := func(e events.Event) {
 		t.Helper()
 		b := e.AppendRecord([]byte("before"))
-		if len(b) != len("before")+events.RecordSize || string(b[:6]) != "before" {
+		if len(b) != len("before")+sizeOf(&e) || string(b[:6]) != "before" {
 			t.Fatalf("appended %d bytes", len(b)-6)
 		}
-		got := events.Event{Seq: 1, Owner: events.Owner{PID: 1, Comm: events.MakeComm("left over")}}
+		got := events.Event{
+			Seq: 1, Owner: events.Owner{PID: 1, Comm: events.MakeComm("left over")}, Snapshot: events.Snapshot{FD: 1},
+		}
 		if err := got.Decode(b[6:]); err != nil || got != e {
 			t.Fatalf("decoded\n%+v, %v, want\n%+v", got, err, e)
 		}
@@ -218,12 +270,21 @@ func TestDecodeErrors(t *testing.T) {
 	for n := range events.RecordSize {
 		refuse(make([]byte, n), "want 160")
 	}
-	for source := int(events.OwnerClose) + 1; source < 256; source++ {
+	for n := range events.SnapshotSize {
+		b := make([]byte, max(n, offSource+1))
+		b[offSource] = byte(events.SourceSnapshot)
+		want := "want 200"
+		if n < events.RecordSize {
+			want = "want 160"
+		}
+		refuse(b[:n], want)
+	}
+	for source := int(events.OwnerSnapshot) + 1; source < 256; source++ {
 		b := make([]byte, events.RecordSize)
 		b[offOwnerSource] = byte(source)
 		refuse(b, "owner source")
 	}
-	for source := int(events.SourceReset) + 1; source < 256; source++ {
+	for source := int(events.SourceSnapshot) + 1; source < 256; source++ {
 		b := make([]byte, events.RecordSize)
 		b[offSource] = byte(source)
 		refuse(b, "unknown source")
@@ -231,12 +292,15 @@ func TestDecodeErrors(t *testing.T) {
 }
 
 func TestDecodeTakesLongerRecords(t *testing.T) {
-	want := randomEvent(rand.New(rand.NewPCG(5, 6)))
-	for _, n := range []int{1, 8, 1000} {
-		var e events.Event
-		b := append(want.AppendRecord(nil), bytes.Repeat([]byte{0xff}, n)...)
-		if err := e.Decode(b); err != nil || e != want {
-			t.Errorf("%d bytes more: %v", n, err)
+	for source := events.SourceTracepoint; source <= events.SourceSnapshot; source++ {
+		want := randomEvent(rand.New(rand.NewPCG(5, 6)))
+		want.Source, want.Snapshot = source, events.Snapshot{}
+		for _, n := range []int{1, 8, 1000} {
+			var e events.Event
+			b := append(want.AppendRecord(nil), bytes.Repeat([]byte{0xff}, n)...)
+			if err := e.Decode(b); err != nil || e != want {
+				t.Errorf("%v, %d bytes more: %v", source, n, err)
+			}
 		}
 	}
 }
@@ -256,15 +320,15 @@ func TestDecodeKeepsNoReference(t *testing.T) {
 
 func TestDecodeDoesNotAllocate(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 10))
-	var b []byte
+	var records [][]byte
 	for range 100 {
 		e := randomEvent(r)
-		b = e.AppendRecord(b)
+		records = append(records, e.AppendRecord(nil))
 	}
 	if n := testing.AllocsPerRun(10, func() {
 		var e events.Event
-		for i := 0; i < len(b); i += events.RecordSize {
-			if err := e.Decode(b[i:]); err != nil {
+		for _, b := range records {
+			if err := e.Decode(b); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -289,6 +353,12 @@ func TestSwapRecord(t *testing.T) {
 			*p = bits.ReverseBytes32(*p)
 		}
 		want.Errno = int32(bits.ReverseBytes32(uint32(want.Errno)))
+		want.Snapshot = events.Snapshot{
+			Silent: bits.ReverseBytes64(want.Snapshot.Silent), Left: bits.ReverseBytes64(want.Snapshot.Left),
+			RecvQueue: bits.ReverseBytes32(want.Snapshot.RecvQueue), SendQueue: bits.ReverseBytes32(want.Snapshot.SendQueue),
+			Holders: bits.ReverseBytes32(want.Snapshot.Holders), FD: int32(bits.ReverseBytes32(uint32(want.Snapshot.FD))),
+			Unanswered: bits.ReverseBytes32(want.Snapshot.Unanswered),
+		}
 		want.Local = netip.AddrPortFrom(want.Local.Addr(), bits.ReverseBytes16(want.Local.Port()))
 		want.Remote = netip.AddrPortFrom(want.Remote.Addr(), bits.ReverseBytes16(want.Remote.Port()))
 		want.Family = bits.ReverseBytes16(want.Family)
@@ -315,6 +385,15 @@ func TestSwapRecordOfAnotherLength(t *testing.T) {
 	long := bytes.Repeat([]byte{1, 2}, events.RecordSize)
 	if events.SwapRecord(long); !bytes.Equal(long[offPad:], bytes.Repeat([]byte{1, 2}, events.RecordSize)[offPad:]) {
 		t.Error("what is behind the fields has changed")
+	}
+
+	// A snapshot that is cut off is swapped as far as its event goes, or is longer.
+	long[offSource] = byte(events.SourceSnapshot)
+	for size, end := range map[int]int{events.SnapshotSize - 1: offPad, len(long): offSnapshotPad} {
+		b := bytes.Clone(long[:size])
+		if events.SwapRecord(b); !bytes.Equal(b[end:], long[end:size]) || bytes.Equal(b[:end], long[:end]) {
+			t.Errorf("of a snapshot of %d bytes, not those up to %d are swapped", size, end)
+		}
 	}
 }
 
@@ -398,6 +477,7 @@ func TestComm(t *testing.T) {
 func TestOwnerSource(t *testing.T) {
 	for source, want := range map[events.OwnerSource]string{
 		events.OwnerNone: "", events.OwnerConnect: "connect", events.OwnerListen: "listen", events.OwnerClose: "close",
+		events.OwnerAccept: "accept", events.OwnerSnapshot: "snapshot",
 	} {
 		if source.String() != want {
 			t.Errorf("%d is %q, want %q", source, source, want)
@@ -410,7 +490,7 @@ func TestOwnerSource(t *testing.T) {
 }
 
 func TestSource(t *testing.T) {
-	for number, want := range []string{"tracepoint", "timewait", "request", "reset"} {
+	for number, want := range []string{"tracepoint", "timewait", "request", "reset", "snapshot"} {
 		if got := events.Source(number).String(); got != want {
 			t.Errorf("%d is %q, want %q", number, got, want)
 		}
@@ -499,6 +579,10 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(bytes.Repeat([]byte{0xff}, events.RecordSize))
 	f.Add(make([]byte, events.RecordSize+1))
+	snapshot := make([]byte, events.SnapshotSize)
+	snapshot[offSource] = byte(events.SourceSnapshot)
+	f.Add(snapshot)
+	f.Add(snapshot[:events.SnapshotSize-1])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		before := events.Event{Cookie: 1}
 		e := before
@@ -508,8 +592,11 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
-		want := bytes.Clone(b[:events.RecordSize])
-		clear(want[offPad:])
+		want := bytes.Clone(b[:sizeOf(&e)])
+		clear(want[offPad:events.RecordSize])
+		if e.Source == events.SourceSnapshot {
+			clear(want[offSnapshotPad:])
+		}
 		if !e.Owner.Known() {
 			clear(want[offPID : offUID+4])
 			clear(want[offComm : offComm+16])

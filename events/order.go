@@ -63,6 +63,12 @@ func (e *Event) supersedes(w *Event) bool {
 		w.Local == e.Local && w.Remote == e.Remote && w.NetNS == e.NetNS
 }
 
+// Waits reports whether an event not younger than the given time has not been given
+// away.
+func (o *Order) Waits(until uint64) bool {
+	return o.first < len(o.waiting) && o.waiting[o.first].Time <= until
+}
+
 // patience is how long a provisional event is kept for what may take it back, in
 // nanoseconds. That follows within microseconds, unless the CPU is taken away
 // between the two, as a hypervisor may do.

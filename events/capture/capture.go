@@ -36,14 +36,18 @@ const (
 
 // Kinds of items. A reader passes over kinds it does not know.
 const (
-	itemTransition = 1 // struct event of bpf/event.h, in the header's byte order
+	itemTransition = 1 // struct event or snapshot of bpf/event.h, in the header's byte order
 	itemLoss       = 2 // time, count, reason
 	itemEnd        = 3 // time
+	itemName       = 4 // kind, id, text
+	itemWalked     = 5 // start, time, what was not seen
 )
 
 const (
-	lossSize = 8 + 8 + 1
-	endSize  = 8
+	lossSize   = 8 + 8 + 1
+	endSize    = 8
+	nameSize   = 1 + 8 // and the text
+	walkedSize = 8 + 8 // and the text
 )
 
 // Header tells where and when a recording was made.

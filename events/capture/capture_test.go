@@ -46,6 +46,67 @@ func TestRoundTripOfLosses(t *testing.T) {
 	}
 }
 
+func TestRoundTripOfNamesAndWalks(t *testing.T) {
+	const longest = events.MaxName
+	want := []events.Record{
+		{Kind: events.KindName, Name: events.Name{Kind: events.NameCgroup, ID: 1, Text: "/"}},
+		{Kind: events.KindName, Name: events.Name{Kind: events.NameCgroup, ID: ^uint64(0), Text: "/a\x1b\xff\n"}},
+		{Kind: events.KindName, Name: events.Name{Kind: events.NameExe, ID: 7, Text: strings.Repeat("x", longest)}},
+		{Kind: events.KindName, Name: events.Name{Kind: 255}}, // of a later version
+		{Kind: events.KindTransition, Event: snapshot(churn(1)[0])},
+		{Kind: events.KindWalked, Walked: events.Walked{Start: 1, Time: ^uint64(0)}},
+		{Kind: events.KindWalked, Walked: events.Walked{Time: 2, Unseen: strings.Repeat("y", longest)}},
+	}
+	var b bytes.Buffer
+	w, err := capture.NewWriter(&b, eventstest.Header())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range want {
+		if len(r.Name.Text) == longest {
+			r.Name.Text += "and more"
+		}
+		if len(r.Walked.Unseen) == longest {
+			r.Walked.Unseen += "and more"
+		}
+		if err := w.Write(&r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(9); err != nil {
+		t.Fatal(err)
+	}
+	if list, end := mustRead(t, b.Bytes()); !slices.Equal(list, want) || end != 9 {
+		t.Errorf("read\n%+v, ends at %d, want\n%+v", list, end, want)
+	}
+}
+
+// A block is closed in time for names, too, which are longer than all else.
+func TestRoundTripOfManyNames(t *testing.T) {
+	var b bytes.Buffer
+	w, err := capture.NewWriter(&b, eventstest.Header())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []events.Record
+	for i := range 100 {
+		text := strings.Repeat(string(rune('a'+i%26)), events.MaxName-i)
+		want = append(want, events.Record{Kind: events.KindName, Name: events.Name{Kind: events.NameCgroup, ID: uint64(i), Text: text}})
+		if err := w.Write(&want[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(9); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(blockEnds(t, b.Bytes())); n < 5 {
+		t.Errorf("only %d blocks", n)
+	}
+	if list, _ := mustRead(t, b.Bytes()); !slices.Equal(list, want) {
+		t.Errorf("read %d records, want %d, or they differ", len(list), len(want))
+	}
+}
+
 func TestRoundTripOfManyBlocks(t *testing.T) {
 	want := churn(500)
 	b := eventstest.Recording(want)

@@ -49,6 +49,16 @@ func loss(l events.Loss) []byte {
 	return item(2, append(b, byte(l.Reason)))
 }
 
+func name(n events.Name) []byte {
+	b := binary.LittleEndian.AppendUint64([]byte{byte(n.Kind)}, n.ID)
+	return item(4, append(b, n.Text...))
+}
+
+func walked(w events.Walked) []byte {
+	b := binary.LittleEndian.AppendUint64(nil, w.Start)
+	return item(5, append(binary.LittleEndian.AppendUint64(b, w.Time), w.Unseen...))
+}
+
 func end(time uint64) []byte { return item(3, binary.LittleEndian.AppendUint64(nil, time)) }
 
 var encoder, _ = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1)) // of no options but good ones

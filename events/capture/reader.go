@@ -86,10 +86,10 @@ func (r *Reader) End() uint64 { return r.end }
 // Close frees the memory of the decoder.
 func (r *Reader) Close() { r.decoder.Close() }
 
-// Read stores the next transition or loss in rec. At the end of a whole
+// Read stores the next record in rec: any but an idle moment. At the end of a whole
 // recording it returns [io.EOF]; otherwise an error that wraps [ErrTruncated]
 // or [ErrCorrupt] where the file is to blame. It does not allocate for each
-// record.
+// record, but for texts.
 func (r *Reader) Read(rec *events.Record) error {
 	for r.err == nil {
 		if len(r.items) == 0 {
@@ -120,6 +120,22 @@ func (r *Reader) Read(rec *events.Record) error {
 				Reason: events.LossReason(payload[16]),
 			}
 			return nil
+		case itemName:
+			rec.Kind = events.KindName
+			rec.Name = events.Name{
+				Kind: events.NameKind(payload[0]),
+				ID:   binary.LittleEndian.Uint64(payload[1:]),
+				Text: string(bounded(payload[nameSize:])),
+			}
+			return nil
+		case itemWalked:
+			rec.Kind = events.KindWalked
+			rec.Walked = events.Walked{
+				Start:  binary.LittleEndian.Uint64(payload),
+				Time:   binary.LittleEndian.Uint64(payload[8:]),
+				Unseen: string(bounded(payload[walkedSize:])),
+			}
+			return nil
 		case itemEnd:
 			r.end = binary.LittleEndian.Uint64(payload)
 			r.err = io.EOF
@@ -127,6 +143,9 @@ func (r *Reader) Read(rec *events.Record) error {
 	}
 	return r.err
 }
+
+// minSizes are the least payloads of the kinds; a transition is judged by itself.
+var minSizes = [...]int{itemLoss: lossSize, itemEnd: endSize, itemName: nameSize, itemWalked: walkedSize}
 
 func (r *Reader) nextItem() (kind uint16, payload []byte, err error) {
 	if len(r.items) < itemHeadSize {
@@ -138,7 +157,7 @@ func (r *Reader) nextItem() (kind uint16, payload []byte, err error) {
 	if len(rest) < size {
 		return 0, nil, errors.New("an item is cut off")
 	}
-	if kind == itemLoss && size < lossSize || kind == itemEnd && size < endSize {
+	if kind < uint16(len(minSizes)) && size < minSizes[kind] {
 		return 0, nil, fmt.Errorf("an item of kind %d has %d bytes", kind, size)
 	}
 	r.items = rest[size:]

@@ -35,17 +35,31 @@ func blockEnds(t *testing.T, b []byte) []int {
 	return ends
 }
 
-// small is a file of few bytes in four blocks, and what it holds.
+// small is a file of few bytes in five blocks, and what it holds: of each kind one.
 func small() (b []byte, list []events.Record, perBlock []int) {
 	all := eventstest.Scenarios()[0].Events
 	lost := events.Loss{Time: 5, Reason: events.LossMissed, Count: 6}
-	list = append(transitions(all[:3]), events.Record{Kind: events.KindLoss, Loss: lost})
+	named := events.Name{Kind: events.NameCgroup, ID: 1 << 40, Text: "/a\n\xff"}
+	found, over := snapshot(all[2]), events.Walked{Start: 7, Time: 8, Unseen: "1 netns"}
+	list = append(transitions(all[:2]), events.Record{Kind: events.KindName, Name: named})
+	list = append(list, transitions([]events.Event{all[2], found})...)
+	list = append(list,
+		events.Record{Kind: events.KindWalked, Walked: over},
+		events.Record{Kind: events.KindLoss, Loss: lost})
 	b = file(thisHead,
 		block(transition(all[0]), transition(all[1])),
-		block(transition(all[2])),
+		block(name(named), transition(all[2])),
+		block(transition(found), walked(over)),
 		block(loss(lost)),
 		block(end(9)))
-	return b, list, []int{2, 1, 1, 0}
+	return b, list, []int{2, 2, 2, 1, 0}
+}
+
+// snapshot is the socket of an event, found by a walk.
+func snapshot(e events.Event) events.Event {
+	e.Source, e.From = events.SourceSnapshot, e.To
+	e.Snapshot = events.Snapshot{Silent: 1, Left: 2, RecvQueue: 3, SendQueue: 4, Holders: 5, FD: -6, Unanswered: 7}
+	return e
 }
 
 func TestReadsTheFormat(t *testing.T) {
@@ -169,16 +183,23 @@ func TestLaterHeadersMayHoldMore(t *testing.T) {
 
 func TestOtherByteOrder(t *testing.T) {
 	list := churn(2)
+	list = append(list, snapshot(list[0]))
 	var items [][]byte
 	for _, e := range list {
 		record := e.AppendRecord(nil)
 		events.SwapRecord(record)
 		items = append(items, item(1, record))
 	}
-	lost := events.Loss{Time: 1, Reason: events.LossRingFull, Count: 2} // not in the host's byte order
-	items = append(items, loss(lost), end(3))
+	// The others are not in the host's byte order.
+	lost := events.Loss{Time: 1, Reason: events.LossRingFull, Count: 2}
+	named := events.Name{Kind: events.NameExe, ID: 3, Text: "/bin/sh"}
+	over := events.Walked{Start: 1, Time: 2}
+	items = append(items, loss(lost), name(named), walked(over), end(3))
 	got, endTime := mustRead(t, file(head(1, fmt.Sprintf(`{"byte_order":%q}`, otherOrder)), block(items...)))
-	want := append(transitions(list), events.Record{Kind: events.KindLoss, Loss: lost})
+	want := append(transitions(list),
+		events.Record{Kind: events.KindLoss, Loss: lost},
+		events.Record{Kind: events.KindName, Name: named},
+		events.Record{Kind: events.KindWalked, Walked: over})
 	if !slices.Equal(got, want) || endTime != 3 {
 		t.Errorf("read\n%+v, ends at %d, want\n%+v", got, endTime, want)
 	}
@@ -187,6 +208,8 @@ func TestOtherByteOrder(t *testing.T) {
 func TestItems(t *testing.T) {
 	e := churn(1)[0]
 	record := e.AppendRecord(nil)
+	walk := snapshot(e)
+	found := walk.AppendRecord(nil)
 	lost := events.Loss{Time: 1, Reason: events.LossRingFull, Count: 2}
 	lossItem := loss(lost)
 	const ownerSource, source = 139, 156 // offsets
@@ -199,8 +222,11 @@ func TestItems(t *testing.T) {
 		records int
 		want    error
 	}{
-		{"unknown kinds", [][]byte{item(0, nil), item(4, []byte("later")), transition(e), item(65535, make([]byte, 65535)), loss(lost), end(1)}, 2, io.EOF},
+		{"unknown kinds", [][]byte{item(0, nil), item(6, []byte("later")), transition(e), item(65535, make([]byte, 65535)), loss(lost), end(1)}, 2, io.EOF},
 		{"longer ones of a later version", [][]byte{item(1, append(bytes.Clone(record), "more"...)), item(2, append(lossItem[4:], "more"...)), item(3, make([]byte, 20))}, 2, io.EOF},
+		{"longer ones of a later walk", [][]byte{item(1, append(bytes.Clone(found), "more"...)), end(1)}, 1, io.EOF},
+		{"a name of a later kind", [][]byte{name(events.Name{Kind: 200, Text: "?"}), end(1)}, 1, io.EOF},
+		{"a name of nothing", [][]byte{name(events.Name{}), end(1)}, 1, io.EOF},
 		{"nothing", nil, 0, capture.ErrTruncated},
 		{"no end", [][]byte{transition(e)}, 1, capture.ErrTruncated},
 		{"a head cut off", [][]byte{transition(e), {1}}, 1, capture.ErrCorrupt},
@@ -210,6 +236,9 @@ func TestItems(t *testing.T) {
 		{"an impossible transition", [][]byte{transition(e), item(1, unknownOwner)}, 1, capture.ErrCorrupt},
 		{"an impossible source", [][]byte{transition(e), item(1, unknownSource)}, 1, capture.ErrCorrupt},
 		{"a short loss", [][]byte{transition(e), item(2, make([]byte, 16))}, 1, capture.ErrCorrupt},
+		{"a short snapshot", [][]byte{transition(e), item(1, found[:events.SnapshotSize-1])}, 1, capture.ErrCorrupt},
+		{"a short name", [][]byte{transition(e), item(4, make([]byte, 8))}, 1, capture.ErrCorrupt},
+		{"a short end of a walk", [][]byte{transition(e), item(5, make([]byte, 15))}, 1, capture.ErrCorrupt},
 		{"a short end", [][]byte{transition(e), item(3, make([]byte, 7))}, 1, capture.ErrCorrupt},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -362,6 +391,9 @@ func FuzzReader(f *testing.F) {
 	f.Add(uint8(0), []byte{})
 	f.Add(uint8(1), file(transition(churn(1)[0]), item(9, nil), loss(events.Loss{}), end(1)))
 	f.Add(uint8(1), []byte{1, 0, events.RecordSize, 0})
+	f.Add(uint8(1), file(transition(snapshot(churn(1)[0])), walked(events.Walked{Start: 1, Time: 2})))
+	f.Add(uint8(1), walked(events.Walked{Unseen: strings.Repeat("n", events.MaxName+1)}))
+	f.Add(uint8(1), name(events.Name{Kind: events.NameExe, ID: 1, Text: strings.Repeat("n", events.MaxName+1)}))
 	f.Add(uint8(2), encoder.EncodeAll(end(1), nil))
 	f.Fuzz(func(t *testing.T, how uint8, b []byte) {
 		switch how % 3 {
@@ -375,7 +407,13 @@ func FuzzReader(f *testing.F) {
 			defer r.Close()
 			var rec events.Record
 			for err = r.Read(&rec); err == nil; err = r.Read(&rec) {
-				if rec.Kind != events.KindTransition && rec.Kind != events.KindLoss {
+				switch rec.Kind {
+				case events.KindTransition, events.KindLoss:
+				case events.KindName, events.KindWalked:
+					if n := max(len(rec.Name.Text), len(rec.Walked.Unseen)); n > events.MaxName {
+						t.Fatalf("a text of %d bytes", n)
+					}
+				default:
 					t.Fatalf("kind %d", rec.Kind)
 				}
 			}

@@ -49,28 +49,48 @@ func NewWriter(w io.Writer, h Header) (*Writer, error) {
 }
 
 // maxItem bounds the items of Write, for the capacity of a block.
-const maxItem = itemHeadSize + events.RecordSize
+const maxItem = itemHeadSize + max(events.SnapshotSize, max(nameSize, walkedSize)+events.MaxName)
 
-// Write appends a transition or a loss; other kinds are passed over.
+// Write appends a record; an idle moment is none. Of a text it keeps
+// [events.MaxName] bytes.
 func (w *Writer) Write(r *events.Record) error {
 	if w.err != nil {
 		return w.err
 	}
 	switch r.Kind {
 	case events.KindTransition:
-		w.head(itemTransition, events.RecordSize)
+		size := events.RecordSize
+		if r.Event.Source == events.SourceSnapshot {
+			size = events.SnapshotSize
+		}
+		w.head(itemTransition, uint16(size))
 		w.raw = r.Event.AppendRecord(w.raw)
 	case events.KindLoss:
 		w.head(itemLoss, lossSize)
 		w.raw = binary.LittleEndian.AppendUint64(w.raw, r.Loss.Time)
 		w.raw = binary.LittleEndian.AppendUint64(w.raw, r.Loss.Count)
 		w.raw = append(w.raw, byte(r.Loss.Reason))
+	case events.KindName:
+		text := bounded(r.Name.Text)
+		w.head(itemName, uint16(nameSize+len(text)))
+		w.raw = append(w.raw, byte(r.Name.Kind))
+		w.raw = binary.LittleEndian.AppendUint64(w.raw, r.Name.ID)
+		w.raw = append(w.raw, text...)
+	case events.KindWalked:
+		unseen := bounded(r.Walked.Unseen)
+		w.head(itemWalked, uint16(walkedSize+len(unseen)))
+		w.raw = binary.LittleEndian.AppendUint64(w.raw, r.Walked.Start)
+		w.raw = binary.LittleEndian.AppendUint64(w.raw, r.Walked.Time)
+		w.raw = append(w.raw, unseen...)
 	}
 	if len(w.raw) >= blockTarget {
 		return w.Flush()
 	}
 	return nil
 }
+
+// bounded cuts a text to what an item can hold of it.
+func bounded[T string | []byte](text T) T { return text[:min(len(text), events.MaxName)] }
 
 func (w *Writer) head(kind, size uint16) {
 	w.raw = binary.LittleEndian.AppendUint16(w.raw, kind)

@@ -9,7 +9,7 @@ import (
 )
 
 // Records returns the events as they lie in the ring buffer, one after the
-// other: events.RecordSize bytes each.
+// other: events.RecordSize bytes each, or events.SnapshotSize.
 func Records(list []events.Event) []byte {
 	var b []byte
 	for i := range list {
@@ -33,16 +33,20 @@ func Header() capture.Header {
 // WriteRecording writes a whole recording of the events, which ends with the
 // last of them. A loss comes before the events that are younger.
 func WriteRecording(w io.Writer, list []events.Event, losses ...events.Loss) error {
+	return writeRecords(w, merge(list, losses))
+}
+
+func writeRecords(w io.Writer, records []events.Record) error {
 	cw, err := capture.NewWriter(w, Header())
 	if err != nil {
 		return err
 	}
 	end := Start
-	for _, r := range merge(list, losses) {
+	for _, r := range records {
 		if err := cw.Write(&r); err != nil {
 			return err
 		}
-		end = max(end, r.Event.Time, r.Loss.Time)
+		end = max(end, r.Event.Time, r.Loss.Time, r.Walked.Time)
 	}
 	return cw.Close(end)
 }
@@ -62,11 +66,17 @@ func merge(list []events.Event, losses []events.Loss) []events.Record {
 	return records
 }
 
-// Recording returns what [WriteRecording] writes.
-func Recording(list []events.Event, losses ...events.Loss) []byte {
+// RecordingOf returns a whole recording of the records, which ends with the last of
+// them.
+func RecordingOf(records []events.Record) []byte {
 	var b bytes.Buffer
-	if err := WriteRecording(&b, list, losses...); err != nil {
+	if err := writeRecords(&b, records); err != nil {
 		panic(err) // a buffer does not fail
 	}
 	return b.Bytes()
+}
+
+// Recording returns what [WriteRecording] writes.
+func Recording(list []events.Event, losses ...events.Loss) []byte {
+	return RecordingOf(merge(list, losses))
 }
