@@ -11,8 +11,10 @@
 enum owner_source {
 	OWNER_NONE,
 	OWNER_CONNECT,
-	OWNER_LISTEN, /* of the listener itself, or inherited by its child */
-	OWNER_CLOSE,  /* the process that closed or shut down the socket */
+	OWNER_LISTEN,   /* of the listener itself, or inherited by its child */
+	OWNER_CLOSE,    /* the process that closed or shut down the socket */
+	OWNER_ACCEPT,   /* the process that first worked on an accepted socket */
+	OWNER_SNAPSHOT, /* a process that held it when the sockets were walked */
 };
 
 /* What the kernel knew at the transition and a verdict can rest on. */
@@ -31,6 +33,8 @@ enum event_flag {
 	/* Of timers, whose steps come in pairs; the reader makes one of them. */
 	EVENT_PROVISIONAL = 1 << 11, /* the end, unless a record supersedes it at once */
 	EVENT_SUPERSEDES = 1 << 12,  /* takes the provisional one back */
+	EVENT_AT_LEAST = 1 << 13,    /* `from` was entered at `entered` or before */
+	EVENT_REQUEST = 1 << 14,     /* of a handshake, with the cookie its child will have */
 };
 
 /* What a record tells of. */
@@ -39,6 +43,7 @@ enum event_source {
 	SOURCE_TIMEWAIT,   /* a minisock, by its timer */
 	SOURCE_REQUEST,    /* a handshake that came to nothing, by its timer */
 	SOURCE_RESET,      /* a reset sent just after the socket's last transition */
+	SOURCE_SNAPSHOT,   /* no transition: the state, `from` and `to`, found by a walk */
 };
 
 /* Why a minisock or the request of a handshake ended. */
@@ -86,6 +91,19 @@ struct event {
 	__u8 end;          /* enum end_reason */
 	__u8 reset;        /* reason of the reset sent, as numbered by the loader; 0: none */
 	__u8 pad[1];
+};
+
+/* The record of SOURCE_SNAPSHOT. */
+struct snapshot {
+	struct event event;
+	__u64 silent;     /* ns since the last segment came; 0: not known */
+	__u64 left;       /* ns on the timer of a minisock or request; 0: none */
+	__u32 recv_queue; /* bytes unread; of a listener, children not accepted */
+	__u32 send_queue; /* bytes not acknowledged; of a listener, its backlog */
+	__u32 holders;    /* file descriptors for it, of all processes */
+	__s32 fd;         /* one of them, the owner's if it has one; with holders */
+	__u32 unanswered; /* times that something was sent again without an answer */
+	__u32 pad;
 };
 
 /* Of a reset without a reason, or with one that the loader does not know. */

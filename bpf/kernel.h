@@ -40,6 +40,7 @@ enum {
 
 enum {
 	BPF_ANY = 0,
+	BPF_NOEXIST = 1,
 	BPF_F_NO_PREALLOC = 1 << 0,
 	BPF_F_CLONE = 1 << 9,
 	BPF_SK_STORAGE_GET_F_CREATE = 1 << 0,
@@ -70,6 +71,9 @@ enum {
 	TCP_CLOSING,
 	TCP_NEW_SYN_RECV, /* of a request */
 };
+
+/* Of include/net/sock.h: sending was shut, by close or shutdown. */
+#define SEND_SHUTDOWN 2
 
 /* Of include/linux/sched.h: a thread that belongs to the kernel. */
 #define PF_KTHREAD 0x00200000
@@ -166,6 +170,8 @@ typedef struct {
 
 struct sock {
 	struct sock_common __sk_common;
+	__u32 sk_ack_backlog;     /* of a listener: children not accepted yet */
+	__u32 sk_max_ack_backlog; /* and how many there may be */
 	socket_lock_t sk_lock;
 	struct socket *sk_socket;    /* what processes hold it by */
 	int sk_err;                  /* why the kernel ended it */
@@ -179,7 +185,19 @@ struct inet_sock {
 	__be16 inet_sport; /* own port, kept when skc_num is given back */
 };
 
+struct inet_connection_sock {
+	__u32 icsk_rto;        /* jiffies until something is sent again */
+	__u8 icsk_retransmits; /* times that it was, without an answer */
+	__u8 icsk_probes_out;  /* likewise, of probes of a closed window */
+};
+
 struct tcp_sock {
+	__u64 tcp_mstamp;    /* CLOCK_MONOTONIC in us when it last sent or received */
+	__u32 retrans_stamp; /* in SYN_SENT, when the SYN was sent: ms, or us */
+	__u8 tcp_usec_ts : 1;
+	__u32 rcv_tstamp; /* jiffies when the last segment came */
+	__u32 write_seq;  /* behind what the process has written, and the FIN */
+	__u32 snd_una;    /* what the peer has acknowledged */
 	__u64 bytes_acked;
 	__u64 bytes_received;
 	__u64 bytes_sent;    /* payload, retransmissions too */
@@ -192,8 +210,13 @@ struct tcp_sock {
 	int linger2; /* negative: no FIN_WAIT_2 for an orphan */
 };
 
+struct hlist_node {
+	struct hlist_node **pprev;
+};
+
 struct timer_list {
-	unsigned long expires; /* in jiffies */
+	struct hlist_node entry; /* pprev is NULL while the timer is not set */
+	unsigned long expires;   /* in jiffies */
 	void (*function)(struct timer_list *);
 };
 
@@ -220,10 +243,38 @@ struct sk_buff {
 	__u16 transport_header; /* from head */
 };
 
+typedef struct {
+	__u32 val;
+} kuid_t;
+
+struct cred {
+	kuid_t uid;
+};
+
 struct task_struct {
 	unsigned int flags;
+	int tgid;
+	const struct cred *cred;
 	struct task_struct *group_leader;
 	char comm[16];
+};
+
+struct file;
+
+/* Behind a file descriptor. */
+struct socket {
+	struct sock *sk;
+};
+
+/* What the iterators tell: NULL when they are at their end. */
+struct bpf_iter__tcp {
+	struct sock_common *sk_common;
+};
+
+struct bpf_iter__task_file {
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
 };
 
 #pragma clang attribute pop

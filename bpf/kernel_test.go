@@ -667,7 +667,7 @@ func inode(t *testing.T, path string) uint64 {
 // memory leaks into a recording.
 func TestRecordsAreWhole(t *testing.T) {
 	requireKernel(t)
-	fields, _ := eventFields(t, loadSpec(t, objects[0].file))
+	fields, _ := fieldsOf(t, loadSpec(t, objects[0].file), "event")
 	ns := newNetNS(t)
 	tracer := openTracer(t, &Options{NetNS: ns.inode, BufferSize: os.Getpagesize()})
 	// Often enough that the ring is written over with other bytes.

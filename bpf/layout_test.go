@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -32,7 +33,7 @@ var objects = []struct {
 	{"tcptrace_bpfeb.o", binary.BigEndian},
 }
 
-// field is a member of struct event.
+// field is a member of a record.
 type field struct {
 	name         string
 	offset, size uint32
@@ -41,15 +42,25 @@ type field struct {
 
 func (f field) end() uint32 { return f.offset + f.size }
 
-// eventFields returns what the type information of an object says of struct
-// event.
-func eventFields(t *testing.T, spec *ebpf.CollectionSpec) (fields []field, size uint32) {
+// records are the structs that are written into the ring.
+var records = []struct {
+	name   string
+	size   uint32
+	source events.Source // of which it is
+}{
+	{"event", events.RecordSize, events.SourceRequest},
+	{"snapshot", events.SnapshotSize, events.SourceSnapshot},
+}
+
+// fieldsOf returns what the type information of an object says of a struct, with
+// the fields of one that it begins with.
+func fieldsOf(t *testing.T, spec *ebpf.CollectionSpec, name string) (fields []field, size uint32) {
 	t.Helper()
-	var event *btf.Struct
-	if err := spec.Types.TypeByName("event", &event); err != nil {
+	var record *btf.Struct
+	if err := spec.Types.TypeByName(name, &record); err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range event.Members {
+	for _, m := range record.Members {
 		if m.BitfieldSize != 0 || m.Offset%8 != 0 {
 			t.Fatalf("%s is a bit field", m.Name)
 		}
@@ -57,10 +68,14 @@ func eventFields(t *testing.T, spec *ebpf.CollectionSpec) (fields []field, size 
 		if err != nil {
 			t.Fatalf("%s: %v", m.Name, err)
 		}
+		if inner, ok := btf.As[*btf.Struct](m.Type); ok && m.Offset == 0 {
+			fields, _ = fieldsOf(t, spec, inner.Name)
+			continue
+		}
 		_, array := btf.As[*btf.Array](m.Type)
 		fields = append(fields, field{m.Name, m.Offset.Bytes(), uint32(n), array})
 	}
-	return fields, event.Size
+	return fields, record.Size
 }
 
 func loadSpec(t *testing.T, file string) *ebpf.CollectionSpec {
@@ -108,6 +123,17 @@ var decoded = map[string]func(*events.Event) any{
 	"reset":          func(e *events.Event) any { return uint8(e.Reset) },
 }
 
+// decodedSnapshot does for the rest of struct snapshot.
+var decodedSnapshot = map[string]func(*events.Event) any{
+	"silent":     func(e *events.Event) any { return e.Snapshot.Silent },
+	"left":       func(e *events.Event) any { return e.Snapshot.Left },
+	"recv_queue": func(e *events.Event) any { return e.Snapshot.RecvQueue },
+	"send_queue": func(e *events.Event) any { return e.Snapshot.SendQueue },
+	"holders":    func(e *events.Event) any { return e.Snapshot.Holders },
+	"fd":         func(e *events.Event) any { return uint32(e.Snapshot.FD) },
+	"unanswered": func(e *events.Event) any { return e.Snapshot.Unanswered },
+}
+
 const padding = "pad"
 
 // value reads the field from a record, typed as decoded returns it.
@@ -128,55 +154,58 @@ func (f field) value(record []byte, order binary.ByteOrder) any {
 
 func TestLayoutIsDecoded(t *testing.T) {
 	for _, object := range objects {
-		t.Run(object.file, func(t *testing.T) {
-			fields, size := eventFields(t, loadSpec(t, object.file))
-			if size != events.RecordSize {
-				t.Errorf("struct event has %d bytes, events.RecordSize says %d", size, events.RecordSize)
-			}
+		for _, r := range records {
+			t.Run(object.file+"/"+r.name, func(t *testing.T) {
+				fields, size := fieldsOf(t, loadSpec(t, object.file), r.name)
+				if size != r.size {
+					t.Errorf("struct %s has %d bytes, package events says %d", r.name, size, r.size)
+				}
 
-			// No byte is like another, so that none can stand for another.
-			record := make([]byte, size)
-			for i := range record {
-				record[i] = byte(i + 1)
-			}
-			for _, f := range fields {
-				switch f.name { // of these some values are refused
-				case "owner_source":
-					record[f.offset] = byte(events.OwnerClose)
-				case "source":
-					record[f.offset] = byte(events.SourceRequest)
+				// No byte is like another, so that none can stand for another.
+				record := make([]byte, size)
+				for i := range record {
+					record[i] = byte(i + 1)
 				}
-			}
-			wire := bytes.Clone(record)
-			if !sameOrder(object.order, binary.NativeEndian) {
-				events.SwapRecord(wire)
-			}
-			var e events.Event
-			if err := e.Decode(wire); err != nil {
-				t.Fatal(err)
-			}
+				for _, f := range fields {
+					switch f.name { // of these some values are refused
+					case "owner_source":
+						record[f.offset] = byte(events.OwnerClose)
+					case "source":
+						record[f.offset] = byte(r.source)
+					}
+				}
+				wire := bytes.Clone(record)
+				if !sameOrder(object.order, binary.NativeEndian) {
+					events.SwapRecord(wire)
+				}
+				var e events.Event
+				if err := e.Decode(wire); err != nil {
+					t.Fatal(err)
+				}
 
-			found := map[string]bool{padding: true}
-			for _, f := range fields {
-				if f.name == padding {
-					continue
+				want := maps.Clone(decoded)
+				if r.name == "snapshot" {
+					maps.Copy(want, decodedSnapshot)
 				}
-				found[f.name] = true
-				got, ok := decoded[f.name]
-				if !ok {
-					t.Errorf("field %s at %d is not decoded: add it to package events and to this test", f.name, f.offset)
-					continue
+				for _, f := range fields {
+					if f.name == padding {
+						continue
+					}
+					got, ok := want[f.name]
+					if !ok {
+						t.Errorf("field %s at %d is not decoded: add it to package events and to this test", f.name, f.offset)
+						continue
+					}
+					delete(want, f.name)
+					if got, want := got(&e), f.value(record, object.order); got != want {
+						t.Errorf("%s at %d: decoded as %#x, want %#x", f.name, f.offset, got, want)
+					}
 				}
-				if got, want := got(&e), f.value(record, object.order); got != want {
-					t.Errorf("%s at %d: decoded as %#x, want %#x", f.name, f.offset, got, want)
+				for name := range want {
+					t.Errorf("struct %s has no field %s, but package events decodes it", r.name, name)
 				}
-			}
-			for name := range decoded {
-				if !found[name] {
-					t.Errorf("struct event has no field %s, but package events decodes it", name)
-				}
-			}
-		})
+			})
+		}
 	}
 }
 
@@ -189,41 +218,44 @@ func sameOrder(a, b binary.ByteOrder) bool {
 // ring buffer held before.
 func TestLayoutHasNoHoles(t *testing.T) {
 	for _, object := range objects {
-		t.Run(object.file, func(t *testing.T) {
-			fields, size := eventFields(t, loadSpec(t, object.file))
-			end := uint32(0)
-			for _, f := range fields {
-				if f.offset != end {
-					t.Errorf("%s begins at %d, what is before it ends at %d", f.name, f.offset, end)
+		for _, r := range records {
+			t.Run(object.file+"/"+r.name, func(t *testing.T) {
+				fields, size := fieldsOf(t, loadSpec(t, object.file), r.name)
+				end := uint32(0)
+				for _, f := range fields {
+					if f.offset != end {
+						t.Errorf("%s begins at %d, what is before it ends at %d", f.name, f.offset, end)
+					}
+					if !f.array && f.offset%f.size != 0 {
+						t.Errorf("%s at %d is not aligned to its %d bytes", f.name, f.offset, f.size)
+					}
+					end = f.end()
 				}
-				if !f.array && f.offset%f.size != 0 {
-					t.Errorf("%s at %d is not aligned to its %d bytes", f.name, f.offset, f.size)
+				if end != size {
+					t.Errorf("the fields end at %d, the struct at %d", end, size)
 				}
-				end = f.end()
-			}
-			if end != size {
-				t.Errorf("the fields end at %d, the struct at %d", end, size)
-			}
-		})
+			})
+		}
 	}
 }
 
 // TestObjectsAgree: a recording of a host of one byte order is read on one of
 // the other.
 func TestObjectsAgree(t *testing.T) {
-	little, size := eventFields(t, loadSpec(t, objects[0].file))
-	big, bigSize := eventFields(t, loadSpec(t, objects[1].file))
-	if size != bigSize || !slices.Equal(little, big) {
-		t.Errorf("struct event differs:\n%s: %v, %d bytes\n%s: %v, %d bytes",
-			objects[0].file, little, size, objects[1].file, big, bigSize)
-	}
-
 	embedded, err := loadTcptrace()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if here, hereSize := eventFields(t, embedded); hereSize != size || !slices.Equal(here, little) {
-		t.Errorf("the embedded object differs from both: %v, %d bytes", here, hereSize)
+	for _, r := range records {
+		little, size := fieldsOf(t, loadSpec(t, objects[0].file), r.name)
+		big, bigSize := fieldsOf(t, loadSpec(t, objects[1].file), r.name)
+		if size != bigSize || !slices.Equal(little, big) {
+			t.Errorf("struct %s differs:\n%s: %v, %d bytes\n%s: %v, %d bytes",
+				r.name, objects[0].file, little, size, objects[1].file, big, bigSize)
+		}
+		if here, hereSize := fieldsOf(t, embedded, r.name); hereSize != size || !slices.Equal(here, little) {
+			t.Errorf("struct %s of the embedded object differs from both: %v, %d bytes", r.name, here, hereSize)
+		}
 	}
 }
 
@@ -236,10 +268,12 @@ func TestEnums(t *testing.T) {
 		want map[string]uint64
 	}{
 		{"owner_source", map[string]uint64{
-			"OWNER_NONE":    uint64(events.OwnerNone),
-			"OWNER_CONNECT": uint64(events.OwnerConnect),
-			"OWNER_LISTEN":  uint64(events.OwnerListen),
-			"OWNER_CLOSE":   uint64(events.OwnerClose),
+			"OWNER_NONE":     uint64(events.OwnerNone),
+			"OWNER_CONNECT":  uint64(events.OwnerConnect),
+			"OWNER_LISTEN":   uint64(events.OwnerListen),
+			"OWNER_CLOSE":    uint64(events.OwnerClose),
+			"OWNER_ACCEPT":   uint64(events.OwnerAccept),
+			"OWNER_SNAPSHOT": uint64(events.OwnerSnapshot),
 		}},
 		{"event_flag", map[string]uint64{
 			"EVENT_LOCAL":       uint64(events.FlagLocal),
@@ -255,12 +289,15 @@ func TestEnums(t *testing.T) {
 			"EVENT_ESTIMATED":   uint64(events.FlagEstimated),
 			"EVENT_PROVISIONAL": uint64(events.FlagProvisional),
 			"EVENT_SUPERSEDES":  uint64(events.FlagSupersedes),
+			"EVENT_AT_LEAST":    uint64(events.FlagAtLeast),
+			"EVENT_REQUEST":     uint64(events.FlagRequest),
 		}},
 		{"event_source", map[string]uint64{
 			"SOURCE_TRACEPOINT": uint64(events.SourceTracepoint),
 			"SOURCE_TIMEWAIT":   uint64(events.SourceTimeWait),
 			"SOURCE_REQUEST":    uint64(events.SourceRequest),
 			"SOURCE_RESET":      uint64(events.SourceReset),
+			"SOURCE_SNAPSHOT":   uint64(events.SourceSnapshot),
 		}},
 		{"end_reason", map[string]uint64{
 			"END_NONE":       uint64(fsm.EndNone),
@@ -299,7 +336,7 @@ func TestEnums(t *testing.T) {
 // TestSourcesAreAllDecoded: a source that C knows and Go does not would stop the
 // tracer.
 func TestSourcesAreAllDecoded(t *testing.T) {
-	fields, size := eventFields(t, loadSpec(t, objects[0].file))
+	fields, size := fieldsOf(t, loadSpec(t, objects[0].file), "snapshot")
 	for name, enum := range map[string]string{"owner_source": "owner_source", "source": "event_source"} {
 		i := slices.IndexFunc(fields, func(f field) bool { return f.name == name })
 		for value, number := range enumOf(t, "event.h", enum) {

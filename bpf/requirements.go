@@ -107,6 +107,12 @@ func Requirements() []Requirement {
 			Optional: true,
 		}, true, func() error { _, halfOpen := tryTimers(); return halfOpen }},
 		{Requirement{
+			Name:     "BPF iterators over sockets and files",
+			Purpose:  "sockets that were there before, and who holds them",
+			Remedy:   older,
+			Optional: true,
+		}, true, haveIterators},
+		{Requirement{
 			Name:     "kernel symbol addresses (kallsyms)",
 			Purpose:  "telling why TIME_WAIT ended before its time: reused, reset, netns",
 			Remedy:   "needs CAP_SYSLOG and kernel.kptr_restrict below 2",
@@ -120,7 +126,7 @@ func Requirements() []Requirement {
 		}, false, inHostPIDNamespace},
 		{Requirement{
 			Name:     "capability CAP_SYS_ADMIN",
-			Purpose:  "nothing yet: walking other network namespaces will need it; transitions are seen in all of them without",
+			Purpose:  "finding sockets from before in other network namespaces; transitions are seen in all of them without",
 			Remedy:   "run as root (sudo)",
 			Optional: true,
 		}, false, haveSysAdmin},
@@ -242,6 +248,14 @@ func tryLoad(code asm.Instructions) error {
 
 func haveProgram() error {
 	t, err := open(&Options{BufferSize: os.Getpagesize(), NoTimers: true})
+	if err != nil {
+		return err
+	}
+	return t.Close()
+}
+
+func haveIterators() error {
+	t, err := open(&Options{BufferSize: os.Getpagesize(), WalkOnly: true})
 	if err != nil {
 		return err
 	}

@@ -58,12 +58,20 @@ __u16 learn_port;
 /* When a minisock last found no room to be followed; 0: never. */
 __u64 unfollowed_at;
 
+/* Whether transitions are traced, not only sockets walked. */
+const volatile bool tracing = true;
+/* Bytes waiting in the ring at which a walk waits for the reader. */
+const volatile __u32 walk_bytes = 1 << 22;
+/* The number of the present walk, and the thread that walks; 0: none. */
+__u32 walk;
+__u64 walker;
+
 /* ---- maps ---- */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 16 << 20);
-	__type(value, struct event);
+	__type(value, struct snapshot); /* the longest of its records */
 } events SEC(".maps");
 
 struct owner {
@@ -84,7 +92,13 @@ struct history {
 	bool sent;    /* the last step was */
 	bool pending; /* it was sent without the port, which was not assigned yet */
 	__u8 reset;   /* reason of a reset sent, before CLOSE; 0: none */
+	bool bounded; /* `entered` is not when it was, but it was in the state by then */
 	struct owner owner;
+	/* What the last walk over the files found. */
+	struct owner holder; /* a process that holds it, the owner if that does */
+	__s32 fd;            /* by this */
+	__u32 holders;       /* file descriptors for it */
+	__u32 walk;          /* number of the walk; 0: none */
 };
 
 /* Cloned with the socket, so that a child knows the owner of its listener. */
@@ -127,6 +141,8 @@ struct minisock {
 	__u64 entered; /* when last.to was; 0: not seen */
 	__u64 expires; /* of its timer, at first */
 	__u64 fin;     /* when a FIN came that was seen only by its retransmission */
+	bool bounded;  /* as in struct history */
+	__u8 pad[7];
 };
 
 /*
@@ -160,8 +176,8 @@ struct tuple {
 struct request {
 	__u64 started;
 	__u64 timer;
-	__u32 isn; /* tells it from a later one at the same address */
-	__u32 pad;
+	__u32 isn;     /* tells it from a later one at the same address */
+	__u32 bounded; /* as in struct history */
 };
 
 struct {
@@ -302,8 +318,14 @@ static __always_inline bool passes(const struct event *e)
 /*
  * The running task owns the socket only while it is inside a call on it: then,
  * and only then, the socket's lock is owned (include/net/sock.h,
- * sock_owned_by_user). In a softirq the task is whoever was interrupted.
+ * sock_owned_by_user). In a softirq the task is whoever was interrupted. A walk
+ * owns the lock as well, and may find work that waited for it.
  */
+static __always_inline bool in_call(struct sock *sk)
+{
+	return sk->sk_lock.owned && bpf_get_current_pid_tgid() != walker;
+}
+
 static __always_inline void learn_owner(struct owner *owner, __u8 source)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
@@ -317,19 +339,33 @@ static __always_inline void learn_owner(struct owner *owner, __u8 source)
 	bpf_core_read(owner->comm, sizeof(owner->comm), &task->group_leader->comm);
 }
 
-static __always_inline void update_owner(struct owner *owner, __u8 from, __u8 to)
+/* Whether no process is known to have worked on the socket itself. */
+static __always_inline bool is_inherited(const struct owner *owner, __u8 state)
 {
+	return owner->source == OWNER_NONE ||
+	       (owner->source == OWNER_LISTEN && state != TCP_LISTEN);
+}
+
+static __always_inline void update_owner(struct history *h, struct sock *sk, __u8 from, __u8 to)
+{
+	bool inherited = is_inherited(&h->owner, from);
+
+	if (inherited && h->holders)
+		h->owner = h->holder;
+	if (!in_call(sk))
+		return;
 	if (to == TCP_SYN_SENT)
-		learn_owner(owner, OWNER_CONNECT);
+		learn_owner(&h->owner, OWNER_CONNECT);
 	else if (to == TCP_LISTEN)
-		learn_owner(owner, OWNER_LISTEN);
-	else if (owner->source == OWNER_NONE ||
-	         (owner->source == OWNER_LISTEN && from != TCP_LISTEN))
-		learn_owner(owner, OWNER_CLOSE); /* a child's accepting process */
+		learn_owner(&h->owner, OWNER_LISTEN);
+	else if (inherited)
+		learn_owner(&h->owner,
+		            sk->sk_shutdown & SEND_SHUTDOWN ? OWNER_CLOSE : OWNER_ACCEPT);
 }
 
 /* Returns when `from` was entered, 0 where that was not seen. */
-static __always_inline __u64 remember(struct history *h, __u8 from, __u8 to, __u64 now)
+static __always_inline __u64 remember(struct history *h, __u8 from, __u8 to, __u64 now,
+                                      bool *bounded)
 {
 	__u64 entered;
 
@@ -338,11 +374,16 @@ static __always_inline __u64 remember(struct history *h, __u8 from, __u8 to, __u
 		h->generation = 0;
 		h->seq = 0;
 		h->entered = 0;
+		h->bounded = false;
+		h->holders = 0;
+		if (h->owner.source != OWNER_NONE)
+			h->owner.source = OWNER_LISTEN;
 	} else if (h->state != from) {
 		/* Seen before, but not its last step: that is a hole. */
 		if (h->state)
 			h->seq++;
 		h->entered = 0;
+		h->bounded = false;
 	}
 	if (from == TCP_CLOSE && to != TCP_CLOSE && h->state) {
 		h->generation++;
@@ -350,8 +391,11 @@ static __always_inline __u64 remember(struct history *h, __u8 from, __u8 to, __u
 		h->owner.source = OWNER_NONE;
 	}
 	entered = h->entered;
-	if (from != to)
+	*bounded = h->bounded;
+	if (from != to) {
 		h->entered = now;
+		h->bounded = false;
+	}
 	if (to != TCP_CLOSE)
 		h->reset = 0; /* it did not end by that */
 	h->state = to;
@@ -379,17 +423,26 @@ static __always_inline bool flag_set(struct sock *sk, int bit)
 	return sk->__sk_common.skc_flags >> bit & 1;
 }
 
-static __always_inline __u16 evidence(struct sock *sk, struct tcp_sock *tp)
+static __always_inline bool got_fin(struct sock *sk)
 {
-	bool fin = flag_set(sk, bpf_core_enum_value(enum sock_flags, SOCK_DONE));
-	bool orphan = flag_set(sk, bpf_core_enum_value(enum sock_flags, SOCK_DEAD));
-	__u32 unread = tp->rcv_nxt - tp->copied_seq;
-	__u16 flags = 0;
+	return flag_set(sk, bpf_core_enum_value(enum sock_flags, SOCK_DONE));
+}
+
+/* Bytes that have arrived and nobody has read. */
+static __always_inline __u32 unread(struct sock *sk, struct tcp_sock *tp)
+{
+	__u32 n = tp->rcv_nxt - tp->copied_seq;
 
 	/* The FIN takes a sequence number that is not data. */
-	if (fin && unread)
-		unread--;
-	if (sk->sk_lock.owned)
+	return n && got_fin(sk) ? n - 1 : n;
+}
+
+static __always_inline __u16 evidence(struct sock *sk, struct tcp_sock *tp)
+{
+	bool orphan = flag_set(sk, bpf_core_enum_value(enum sock_flags, SOCK_DEAD));
+	__u16 flags = 0;
+
+	if (in_call(sk))
 		flags |= EVENT_LOCAL;
 	if (orphan)
 		flags |= EVENT_ORPHAN;
@@ -397,11 +450,11 @@ static __always_inline __u16 evidence(struct sock *sk, struct tcp_sock *tp)
 		flags |= EVENT_UNACCEPTED;
 	if (flag_set(sk, bpf_core_enum_value(enum sock_flags, SOCK_LINGER)) && !sk->sk_lingertime)
 		flags |= EVENT_LINGER0;
-	if (unread)
+	if (unread(sk, tp))
 		flags |= EVENT_UNREAD;
 	if (tp->linger2 < 0)
 		flags |= EVENT_LINGER2;
-	if (fin)
+	if (got_fin(sk))
 		flags |= EVENT_PEER_FIN;
 	return flags;
 }
@@ -479,7 +532,7 @@ static __always_inline void tuple_of(struct tuple *t, const struct event *e)
 }
 
 /* Returns when the handshake that a child comes from began; 0: not seen. */
-static __always_inline __u64 take_request(const struct event *e)
+static __always_inline __u64 take_request(const struct event *e, bool *bounded)
 {
 	struct moment *m = this_moment();
 	struct request *request;
@@ -493,6 +546,7 @@ static __always_inline __u64 take_request(const struct event *e)
 	if (!request)
 		return 0; /* SYN cookie, Fast Open, or from before */
 	started = request->started;
+	*bounded = request->bounded;
 	m->accepted = request->timer;
 	bpf_map_delete_elem(&requests, &t);
 	return started;
@@ -504,10 +558,9 @@ static __always_inline struct request_sock *request_of(struct timer_list *timer)
 	return (void *)timer - bpf_core_field_offset(struct request_sock, rsk_timer);
 }
 
-static __always_inline void fill_request(struct event *e, struct request_sock *req)
+/* Ends and namespace of what has no socket, behind an unchecked address. */
+static __always_inline void fill_common(struct event *e, struct sock_common *skc)
 {
-	struct sock_common *skc = &req->__req_common;
-
 	e->netns = BPF_CORE_READ(skc, skc_net.net, ns.inum);
 	e->family = BPF_CORE_READ(skc, skc_family);
 	if (e->family == AF_INET6) {
@@ -557,7 +610,7 @@ static __noinline int request_started(struct timer_list *timer)
 	if (!m)
 		return 0;
 	__builtin_memset(&e, 0, sizeof(e));
-	fill_request(&e, req);
+	fill_common(&e, &req->__req_common);
 	tuple_of(&t, &e);
 	known = bpf_map_lookup_elem(&requests, &t);
 	m->accepted = 0;
@@ -570,6 +623,7 @@ static __noinline int request_started(struct timer_list *timer)
 		return 0;
 	if (m->request.timer == request.timer && m->request.isn == request.isn) { /* it goes on */
 		request.started = m->request.started;
+		request.bounded = m->request.bounded;
 		m->request.timer = 0;
 		send_request(&e, req, TCP_SYN_RECV, EVENT_SUPERSEDES);
 	}
@@ -580,11 +634,13 @@ static __noinline int request_started(struct timer_list *timer)
 
 /* The event has the ends of the request. */
 static __always_inline void send_request_end(struct event *e, struct request_sock *req,
-                                             __u64 started, __u8 end, __u16 flags)
+                                             const struct request *request, __u8 end, __u16 flags)
 {
 	if (BPF_CORE_READ(req, __req_common.skc_listener, __sk_common.skc_state) != TCP_LISTEN)
 		end = END_LISTENER;
-	e->entered = started;
+	e->entered = request->started;
+	if (request->bounded)
+		flags |= EVENT_AT_LEAST;
 	e->end = end;
 	send_request(e, req, TCP_CLOSE, flags);
 }
@@ -606,7 +662,7 @@ static __noinline int request_cancelled(struct timer_list *timer)
 		return 0;
 	}
 	__builtin_memset(&e, 0, sizeof(e));
-	fill_request(&e, req);
+	fill_common(&e, &req->__req_common);
 	tuple_of(&t, &e);
 	request = bpf_map_lookup_elem(&requests, &t);
 	if (!request || request->timer != (__u64)timer)
@@ -621,7 +677,7 @@ static __noinline int request_cancelled(struct timer_list *timer)
 	m->refused = 0;
 	m->request = *request;
 	bpf_map_delete_elem(&requests, &t);
-	send_request_end(&e, req, m->request.started, refused ? END_RESET_SENT : END_RESET,
+	send_request_end(&e, req, &m->request, refused ? END_RESET_SENT : END_RESET,
 	                 EVENT_PROVISIONAL);
 	return 0;
 }
@@ -636,9 +692,8 @@ static __noinline int request_expired(struct timer_list *timer)
 	if (!m || m->request.timer != (__u64)timer)
 		return 0;
 	__builtin_memset(&e, 0, sizeof(e));
-	fill_request(&e, req);
-	send_request_end(&e, req, m->request.started, END_EXPIRED,
-	                 EVENT_PROVISIONAL | EVENT_SUPERSEDES);
+	fill_common(&e, &req->__req_common);
+	send_request_end(&e, req, &m->request, END_EXPIRED, EVENT_PROVISIONAL | EVENT_SUPERSEDES);
 	return 0;
 }
 
@@ -707,9 +762,12 @@ static __noinline int minisock_started(struct timer_list *timer)
 		m->last.entered = m->entered;
 		m->last.source = SOURCE_TIMEWAIT;
 		m->last.flags = EVENT_SUPERSEDES;
+		if (m->bounded)
+			m->last.flags |= EVENT_AT_LEAST;
 		if (m->last.from != substate && !m->fin) {
 			m->last.to = substate;
 			m->entered = now;
+			m->bounded = false;
 			if (m->last.seq)
 				m->last.seq++;
 		}
@@ -721,6 +779,15 @@ static __noinline int minisock_started(struct timer_list *timer)
 	}
 	m->address = 0;
 	return 0;
+}
+
+/* Of a minisock that was in FIN_WAIT_2 when it was last seen. */
+static __always_inline __u64 time_wait_entered(const struct minisock *m,
+                                               struct inet_timewait_sock *tw, __u64 now)
+{
+	if (m->fin)
+		return m->fin;
+	return estimate_fin(BPF_CORE_READ(tw, tw_timer.expires), now, m->entered);
 }
 
 static __always_inline void send_end(struct minisock *m, __u8 end, __u16 flags)
@@ -740,11 +807,10 @@ static __always_inline void send_end(struct minisock *m, __u8 end, __u16 flags)
 	e.reset = 0;
 	if (e.from == TCP_FIN_WAIT2 && BPF_CORE_READ(tw, tw_substate) == TCP_TIME_WAIT) {
 		e.from = TCP_TIME_WAIT;
-		e.entered = m->fin;
-		if (!e.entered)
-			e.entered = estimate_fin(BPF_CORE_READ(tw, tw_timer.expires), e.time,
-			                         m->entered);
+		e.entered = time_wait_entered(m, tw, e.time);
 		flags |= EVENT_ESTIMATED;
+	} else if (m->bounded) {
+		flags |= EVENT_AT_LEAST;
 	}
 	e.flags = flags;
 	send(&e);
@@ -883,6 +949,7 @@ static __always_inline void send_birth(const struct event *step, struct history 
 
 	e.time = born;
 	e.entered = 0;
+	e.flags &= ~EVENT_AT_LEAST;
 	e.from = TCP_LISTEN;
 	e.to = TCP_SYN_RECV;
 	h->seq++;
@@ -892,7 +959,7 @@ static __always_inline void send_birth(const struct event *step, struct history 
 
 static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second)
 {
-	bool wanted, leaves, known = false;
+	bool wanted, leaves, known = false, bounded = false;
 	struct minisock *heir = NULL;
 	struct minisock_key key = {};
 	__u64 now, born = 0;
@@ -930,9 +997,8 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 	}
 	if (h) {
 		known = h->state == from;
-		e.entered = remember(h, from, to, e.time);
-		if (sk->sk_lock.owned)
-			update_owner(&h->owner, from, to);
+		e.entered = remember(h, from, to, e.time, &bounded);
+		update_owner(h, sk, from, to);
 		if (from == TCP_LISTEN && to == TCP_SYN_RECV) {
 			/*
 			 * Up to 6.14 or so a child is born before it has ends,
@@ -946,7 +1012,7 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 					m->born = true;
 				return 0;
 			}
-			h->entered = take_request(&e);
+			h->entered = take_request(&e, &h->bounded);
 		}
 		wanted = wanted || h->pending;
 		h->pending = wanted && port_pending(from, to, e.lport);
@@ -957,7 +1023,7 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 		count(COUNT_NO_HISTORY, 1);
 	}
 	if (born)
-		e.entered = take_request(&e);
+		e.entered = take_request(&e, &bounded);
 	e.cookie = bpf_get_socket_cookie(sk);
 	leaves = leaves_minisock(from, to);
 	if (leaves) {
@@ -971,6 +1037,8 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 		return 0;
 	}
 	fill_socket(&e, sk, tp);
+	if (bounded)
+		e.flags |= EVENT_AT_LEAST;
 	if (h) {
 		if (born)
 			send_birth(&e, h, born);
@@ -981,6 +1049,7 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 		e.to = heir->last.to;
 		e.flags |= EVENT_MINISOCK;
 		heir->entered = e.from == e.to ? e.entered : e.time;
+		heir->bounded = e.from == e.to && bounded;
 		/* Its timer may run on another CPU: joined is what has a time. */
 		now = e.time;
 		e.time = 0;
@@ -1071,6 +1140,17 @@ int BPF_PROG(timer_expire_entry, struct timer_list *timer)
 	return 0;
 }
 
+/* What a child's process does first, mostly: it reads the request. */
+SEC("tp_btf/tcp_rcv_space_adjust")
+int BPF_PROG(received, struct sock *sk)
+{
+	struct history *h = bpf_sk_storage_get(&histories, sk, NULL, 0);
+
+	if (h && h->owner.source == OWNER_LISTEN && h->state != TCP_LISTEN && in_call(sk))
+		learn_owner(&h->owner, OWNER_ACCEPT);
+	return 0;
+}
+
 /* Ports of the segment that a reset answers: own, then peer's. */
 static __always_inline __u32 ports_of(const struct sk_buff *skb)
 {
@@ -1134,5 +1214,316 @@ int send_reset(__u64 *ctx)
 	e.from = TCP_CLOSE;
 	e.to = TCP_CLOSE;
 	send(&e);
+	return 0;
+}
+
+/* ---- walks over what is there ---- */
+
+#define SECOND 1000000000ULL
+
+/* Nanoseconds on a timer; 0: it is due. */
+static __always_inline __u64 time_left(struct timer_list *timer)
+{
+	__s64 left = BPF_CORE_READ(timer, expires) - bpf_jiffies64();
+
+	return left > 0 ? left * tick : 0;
+}
+
+static __always_inline bool is_set(struct timer_list *timer)
+{
+	return BPF_CORE_READ(timer, entry.pprev);
+}
+
+/* A time by which the socket was in its state, at the latest now. */
+static __always_inline __u64 entered_by(struct tcp_sock *tp, __u8 state, __u64 now)
+{
+	struct inet_connection_sock *icsk = (struct inet_connection_sock *)tp;
+	__u64 mono = bpf_ktime_get_ns(), still;
+	int i;
+
+	if (state == TCP_LISTEN)
+		return now;
+	if (state == TCP_SYN_SENT && tp->retrans_stamp) {
+		if (bpf_core_field_exists(tp->tcp_usec_ts) &&
+		    BPF_CORE_READ_BITFIELD(tp, tcp_usec_ts))
+			still = (__u32)(mono / 1000 - tp->retrans_stamp) * 1000ULL;
+		else
+			still = (__u32)(mono / 1000000 - tp->retrans_stamp) * 1000000ULL;
+		return still < now ? now - still : now;
+	}
+	/* Each state begins by sending or receiving, which sets this (tcp_mstamp_refresh). */
+	still = tp->tcp_mstamp * 1000;
+	if (!still || still > mono)
+		return now;
+	still = mono - still;
+	/*
+	 * If nothing but the FIN is unanswered it is what was sent again, by a timer
+	 * that doubles each time: the waits so far were half, a quarter … of the next.
+	 */
+	if ((state == TCP_FIN_WAIT1 || state == TCP_CLOSING || state == TCP_LAST_ACK) &&
+	    tp->write_seq - tp->snd_una == 1)
+		for (i = 1; i <= 16 && i <= icsk->icsk_retransmits; i++)
+			still += (icsk->icsk_rto >> i) * tick;
+	return still < now ? now - still : now;
+}
+
+/* The history of a socket that the walk has come to, brought up to date. */
+static __always_inline struct history *meet(struct sock_common *skc, struct tcp_sock *tp,
+                                            __u8 state, __u64 now)
+{
+	struct history *h = bpf_sk_storage_get(&histories, skc, NULL,
+	                                       tracing ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+
+	if (!h)
+		return NULL;
+	if (h->state != state) {
+		if (h->state)
+			h->seq++; /* its last step was not seen: a hole */
+		h->state = state;
+		h->entered = 0;
+	}
+	if (!h->entered) {
+		h->entered = entered_by(tp, state, now);
+		h->bounded = true;
+	}
+	/* Who holds it is sure; who once called connect may have passed it on. */
+	if (h->holders && h->walk == walk &&
+	    (is_inherited(&h->owner, state) || h->holder.pid != h->owner.pid))
+		h->owner = h->holder;
+	return h;
+}
+
+static __always_inline int send_snapshot(struct snapshot *s)
+{
+	/* 1: the walk comes to it again. */
+	return bpf_ringbuf_output(&events, s, sizeof(*s), wakeup_flags()) ? 1 : 0;
+}
+
+static __always_inline void fill_minisock(struct event *e, struct inet_timewait_sock *tw)
+{
+	struct sock_common *skc = &tw->__tw_common;
+
+	fill_common(e, skc);
+	e->cookie = cookie_of(skc);
+	e->to = BPF_CORE_READ(tw, tw_substate);
+}
+
+static __noinline int walk_socket(struct sock_common *skc)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(skc);
+	struct sock *sk = (struct sock *)tp;
+	struct inet_connection_sock *icsk = (struct inet_connection_sock *)tp;
+	struct snapshot s;
+	struct history *h;
+	__u8 state;
+
+	if (!tp || sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	__builtin_memset(&s, 0, sizeof(s));
+	state = skc->skc_state;
+	s.event.time = bpf_ktime_get_boot_ns();
+	s.event.source = SOURCE_SNAPSHOT;
+	s.event.from = state;
+	s.event.to = state;
+	s.event.cgroup = cgroup_of(sk);
+	s.event.netns = skc->skc_net.net->ns.inum;
+	fill_ends(&s.event, skc, skc->skc_num);
+	h = meet(skc, tp, state, s.event.time);
+	if (!passes(&s.event))
+		return 0;
+	fill_socket(&s.event, sk, tp);
+	s.event.flags &= ~EVENT_LOCAL;
+	s.event.cookie = bpf_get_socket_cookie(skc);
+	s.event.entered = h ? h->entered : entered_by(tp, state, s.event.time);
+	if (!h || h->bounded)
+		s.event.flags |= EVENT_AT_LEAST;
+	if (h) {
+		fill_history(&s.event, h);
+		h->sent = true;
+		if (h->walk == walk) {
+			s.holders = h->holders;
+			s.fd = h->fd;
+		}
+	}
+	if (state == TCP_LISTEN) {
+		s.recv_queue = sk->sk_ack_backlog;
+		s.send_queue = sk->sk_max_ack_backlog;
+	} else {
+		if (state != TCP_SYN_SENT)
+			s.recv_queue = unread(sk, tp);
+		s.send_queue = tp->write_seq - tp->snd_una;
+		s.unanswered = icsk->icsk_retransmits + icsk->icsk_probes_out;
+		if (tp->rcv_tstamp)
+			s.silent = (__u32)((__u32)bpf_jiffies64() - tp->rcv_tstamp) * tick;
+	}
+	return send_snapshot(&s);
+}
+
+static __noinline int walk_minisock(struct sock_common *skc)
+{
+	struct inet_timewait_sock *tw = (struct inet_timewait_sock *)skc;
+	struct minisock_key key = key_of(tw);
+	struct minisock fresh, *m;
+	struct snapshot s;
+	__u64 left;
+
+	__builtin_memset(&s, 0, sizeof(s));
+	__builtin_memset(&fresh, 0, sizeof(fresh));
+	left = time_left(&tw->tw_timer);
+	m = bpf_map_lookup_elem(&minisocks, &key);
+	if (m && !m->last.time)
+		return 0; /* its socket is just being closed */
+	if (tracing && !minisock_handler)
+		return 0; /* nobody would see its end */
+	if (!m) {
+		m = &fresh;
+		m->address = (__u64)tw;
+		m->bounded = true;
+		fill_minisock(&m->last, tw);
+		m->expires = BPF_CORE_READ(tw, tw_timer.expires);
+		m->last.time = bpf_ktime_get_boot_ns();
+		m->entered = m->last.time;
+		if (m->last.to == TCP_TIME_WAIT)
+			m->entered = estimate_fin(m->expires, m->last.time, 1);
+		if (m->entered > m->last.time)
+			m->entered = m->last.time;
+		if (tracing && bpf_map_update_elem(&minisocks, &key, m, BPF_NOEXIST)) {
+			count(COUNT_MINISOCKS, 1);
+			return 0;
+		}
+		if (tracing && !is_set(&tw->tw_timer)) { /* it ends just now */
+			bpf_map_delete_elem(&minisocks, &key);
+			return 0;
+		}
+	}
+	s.event = m->last;
+	s.event.time = bpf_ktime_get_boot_ns();
+	s.event.source = SOURCE_SNAPSHOT;
+	s.event.from = s.event.to;
+	s.event.flags = EVENT_MINISOCK;
+	s.event.entered = m->entered;
+	s.event.error = 0;
+	s.event.reset = 0;
+	if (s.event.to == TCP_FIN_WAIT2 && BPF_CORE_READ(tw, tw_substate) == TCP_TIME_WAIT) {
+		s.event.from = TCP_TIME_WAIT;
+		s.event.to = TCP_TIME_WAIT;
+		s.event.entered = time_wait_entered(m, tw, s.event.time);
+		s.event.flags |= EVENT_ESTIMATED;
+	} else if (m->bounded) {
+		s.event.flags |= EVENT_AT_LEAST;
+	}
+	s.left = left;
+	if (!passes(&s.event))
+		return 0;
+	return send_snapshot(&s);
+}
+
+/* When a handshake began, by the SYN-ACKs that were sent, each after twice the time. */
+static __always_inline __u64 request_started_by(struct request_sock *req, __u64 now)
+{
+	__u64 wait = SECOND << (BPF_CORE_READ_BITFIELD_PROBED(req, num_timeout) & 7);
+	__u64 left = time_left(&req->rsk_timer);
+	__u64 since = 2 * wait - SECOND;
+
+	return left < wait && since - left < now ? now - (since - left) : now;
+}
+
+static __noinline int walk_request(struct sock_common *skc)
+{
+	struct request_sock *req = (struct request_sock *)skc;
+	struct request *known, request = {};
+	struct snapshot s;
+	struct tuple t;
+	__u64 cookie = bpf_get_socket_cookie(skc);
+
+	__builtin_memset(&s, 0, sizeof(s));
+	fill_common(&s.event, skc);
+	tuple_of(&t, &s.event);
+	s.event.time = bpf_ktime_get_boot_ns();
+	known = bpf_map_lookup_elem(&requests, &t);
+	request.timer = (__u64)&req->rsk_timer;
+	request.isn = BPF_CORE_READ((struct tcp_request_sock *)req, snt_isn);
+	if (known && known->started && known->timer == request.timer && known->isn == request.isn) {
+		request = *known;
+	} else {
+		request.started = request_started_by(req, s.event.time);
+		request.bounded = true;
+		if (tracing && request_handler &&
+		    !bpf_map_update_elem(&requests, &t, &request, BPF_ANY) &&
+		    !is_set(&req->rsk_timer))
+			bpf_map_delete_elem(&requests, &t);
+	}
+	s.event.cookie = cookie;
+	s.event.cgroup = cgroup_of_request(req);
+	s.event.source = SOURCE_SNAPSHOT;
+	s.event.from = TCP_SYN_RECV;
+	s.event.to = TCP_SYN_RECV;
+	s.event.entered = request.started;
+	s.event.flags = EVENT_REQUEST;
+	if (request.bounded)
+		s.event.flags |= EVENT_AT_LEAST;
+	s.unanswered = BPF_CORE_READ_BITFIELD_PROBED(req, num_timeout);
+	s.left = time_left(&req->rsk_timer);
+	if (!passes(&s.event) || (learn_port && s.event.lport == learn_port))
+		return 0;
+	return send_snapshot(&s);
+}
+
+/* Sees every socket, minisock and handshake of one network namespace. */
+SEC("iter/tcp")
+int walk_sockets(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *skc = ctx->sk_common;
+
+	if (!skc)
+		return 0;
+	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > walk_bytes)
+		return 1; /* again, when the reader has caught up */
+	walker = bpf_get_current_pid_tgid();
+	switch (skc->skc_state) {
+	case TCP_TIME_WAIT:
+		bpf_get_socket_cookie(skc); /* which joins it with its end */
+		return walk_minisock(skc);
+	case TCP_NEW_SYN_RECV:
+		return walk_request(skc);
+	}
+	return walk_socket(skc);
+}
+
+/* Sees every file of every process: which of them hold sockets, and which. */
+SEC("iter/task_file")
+int walk_files(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct socket *socket;
+	struct owner holder = {};
+	struct history *h;
+	struct sock *sk;
+
+	if (!task || !file)
+		return 0;
+	socket = bpf_sock_from_file(file);
+	if (!socket)
+		return 0;
+	sk = socket->sk;
+	if (!sk || sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	h = bpf_sk_storage_get(&histories, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!h)
+		return 0;
+	if (h->walk != walk) {
+		h->walk = walk;
+		h->holders = 0;
+	}
+	holder.pid = task->tgid;
+	if (h->holders == 0 || (holder.pid == h->owner.pid && h->holder.pid != holder.pid)) {
+		holder.uid = task->cred->uid.val;
+		holder.source = OWNER_SNAPSHOT;
+		bpf_core_read(holder.comm, sizeof(holder.comm), &task->group_leader->comm);
+		h->holder = holder;
+		h->fd = ctx->fd;
+	}
+	h->holders++;
 	return 0;
 }

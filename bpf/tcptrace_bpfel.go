@@ -24,12 +24,15 @@ const (
 	tcptraceMapMoments           = "moments"
 	tcptraceMapPorts             = "ports"
 	tcptraceMapRequests          = "requests"
+	tcptraceProgReceived         = "received"
 	tcptraceProgSendReset        = "send_reset"
 	tcptraceProgSetState         = "set_state"
 	tcptraceProgSetStateAgain    = "set_state_again"
 	tcptraceProgTimerCancel      = "timer_cancel"
 	tcptraceProgTimerExpireEntry = "timer_expire_entry"
 	tcptraceProgTimerStart       = "timer_start"
+	tcptraceProgWalkFiles        = "walk_files"
+	tcptraceProgWalkSockets      = "walk_sockets"
 	tcptraceVarEnders            = "enders"
 	tcptraceVarFilterCgroups     = "filter_cgroups"
 	tcptraceVarFilterFamily      = "filter_family"
@@ -42,8 +45,12 @@ const (
 	tcptraceVarRequestHandler    = "request_handler"
 	tcptraceVarResetReasons      = "reset_reasons"
 	tcptraceVarTick              = "tick"
+	tcptraceVarTracing           = "tracing"
 	tcptraceVarUnfollowedAt      = "unfollowed_at"
 	tcptraceVarWakeupBytes       = "wakeup_bytes"
+	tcptraceVarWalk              = "walk"
+	tcptraceVarWalkBytes         = "walk_bytes"
+	tcptraceVarWalker            = "walker"
 )
 
 // loadTcptrace returns the embedded CollectionSpec for tcptrace.
@@ -88,12 +95,15 @@ type tcptraceSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcptraceProgramSpecs struct {
+	Received         *ebpf.ProgramSpec `ebpf:"received"`
 	SendReset        *ebpf.ProgramSpec `ebpf:"send_reset"`
 	SetState         *ebpf.ProgramSpec `ebpf:"set_state"`
 	SetStateAgain    *ebpf.ProgramSpec `ebpf:"set_state_again"`
 	TimerCancel      *ebpf.ProgramSpec `ebpf:"timer_cancel"`
 	TimerExpireEntry *ebpf.ProgramSpec `ebpf:"timer_expire_entry"`
 	TimerStart       *ebpf.ProgramSpec `ebpf:"timer_start"`
+	WalkFiles        *ebpf.ProgramSpec `ebpf:"walk_files"`
+	WalkSockets      *ebpf.ProgramSpec `ebpf:"walk_sockets"`
 }
 
 // tcptraceMapSpecs contains maps before they are loaded into the kernel.
@@ -126,8 +136,12 @@ type tcptraceVariableSpecs struct {
 	RequestHandler  *ebpf.VariableSpec `ebpf:"request_handler"`
 	ResetReasons    *ebpf.VariableSpec `ebpf:"reset_reasons"`
 	Tick            *ebpf.VariableSpec `ebpf:"tick"`
+	Tracing         *ebpf.VariableSpec `ebpf:"tracing"`
 	UnfollowedAt    *ebpf.VariableSpec `ebpf:"unfollowed_at"`
 	WakeupBytes     *ebpf.VariableSpec `ebpf:"wakeup_bytes"`
+	Walk            *ebpf.VariableSpec `ebpf:"walk"`
+	WalkBytes       *ebpf.VariableSpec `ebpf:"walk_bytes"`
+	Walker          *ebpf.VariableSpec `ebpf:"walker"`
 }
 
 // tcptraceObjects contains all objects after they have been loaded into the kernel.
@@ -189,30 +203,40 @@ type tcptraceVariables struct {
 	RequestHandler  *ebpf.Variable `ebpf:"request_handler"`
 	ResetReasons    *ebpf.Variable `ebpf:"reset_reasons"`
 	Tick            *ebpf.Variable `ebpf:"tick"`
+	Tracing         *ebpf.Variable `ebpf:"tracing"`
 	UnfollowedAt    *ebpf.Variable `ebpf:"unfollowed_at"`
 	WakeupBytes     *ebpf.Variable `ebpf:"wakeup_bytes"`
+	Walk            *ebpf.Variable `ebpf:"walk"`
+	WalkBytes       *ebpf.Variable `ebpf:"walk_bytes"`
+	Walker          *ebpf.Variable `ebpf:"walker"`
 }
 
 // tcptracePrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadTcptraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcptracePrograms struct {
+	Received         *ebpf.Program `ebpf:"received"`
 	SendReset        *ebpf.Program `ebpf:"send_reset"`
 	SetState         *ebpf.Program `ebpf:"set_state"`
 	SetStateAgain    *ebpf.Program `ebpf:"set_state_again"`
 	TimerCancel      *ebpf.Program `ebpf:"timer_cancel"`
 	TimerExpireEntry *ebpf.Program `ebpf:"timer_expire_entry"`
 	TimerStart       *ebpf.Program `ebpf:"timer_start"`
+	WalkFiles        *ebpf.Program `ebpf:"walk_files"`
+	WalkSockets      *ebpf.Program `ebpf:"walk_sockets"`
 }
 
 func (p *tcptracePrograms) Close() error {
 	return _TcptraceClose(
+		p.Received,
 		p.SendReset,
 		p.SetState,
 		p.SetStateAgain,
 		p.TimerCancel,
 		p.TimerExpireEntry,
 		p.TimerStart,
+		p.WalkFiles,
+		p.WalkSockets,
 	)
 }
 

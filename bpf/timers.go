@@ -34,18 +34,19 @@ func leaveTimersOut(spec *ebpf.CollectionSpec) {
 	}
 }
 
+// readTick returns the nanoseconds of a jiffy: a coarse clock moves with them.
+func readTick() (uint64, error) {
+	var tick unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil {
+		return 0, fmt.Errorf("read the kernel's tick: %w", err)
+	}
+	return uint64(tick.Nano()), nil
+}
+
 // configureTimers sets what the timer programs need to know of the kernel.
 func configureTimers(spec *ebpf.CollectionSpec, s *tcptraceVariableSpecs) error {
 	spec.Maps[tcptraceMapMinisocks].MaxEntries = maxMinisocks
 	spec.Maps[tcptraceMapRequests].MaxEntries = maxRequests
-	// A coarse clock moves with the jiffies.
-	var tick unix.Timespec
-	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil {
-		return fmt.Errorf("read the kernel's tick: %w", err)
-	}
-	if err := s.Tick.Set(uint64(tick.Nano())); err != nil {
-		return err
-	}
 	// Where they are hidden, it is not known what ends a minisock before its time.
 	if symbols, err := findEnders(); err == nil {
 		return s.Enders.Set(symbols)

@@ -50,6 +50,8 @@ type Options struct {
 	// LocalPorts, RemotePorts, EitherPorts report the ports wanted. A nil
 	// function means any.
 	LocalPorts, RemotePorts, EitherPorts func(port uint16) bool
+	// WalkOnly attaches to nothing: there is only what [Tracer.Walk] finds.
+	WalkOnly bool
 	// NoTimers leaves out what the timers of the kernel tell: TIME_WAIT and
 	// FIN_WAIT_2 in minisocks, and handshakes.
 	NoTimers bool
@@ -87,6 +89,12 @@ type Tracer struct {
 	timeWait, halfOpen error
 
 	requestHandler uint64 // of the timers of requests; 0: not followed
+
+	sockets, files *link.Iter
+	walkErr        error  // why there is no walking
+	walks          uint32 // so far
+	pollInterval   time.Duration
+	netns          uint32 // the only one wanted; 0: all
 }
 
 // Open loads the programs and attaches them. The records start with the first
@@ -97,7 +105,7 @@ func Open(o *Options) (*Tracer, error) {
 		o = &Options{}
 	}
 	t, err := open(o)
-	if err != nil && !o.NoTimers {
+	if err != nil && !o.NoTimers && !o.WalkOnly {
 		// A kernel that refuses the timer programs alone can still be traced.
 		without := *o
 		without.NoTimers = true
@@ -127,13 +135,16 @@ func open(o *Options) (_ *Tracer, err error) {
 		return nil, err
 	}
 
-	t := &Tracer{}
+	t := &Tracer{netns: o.NetNS, pollInterval: pollInterval}
+	if o.WalkOnly { // its end is waited for
+		t.pollInterval = walkPause
+	}
 	defer func() {
 		if err != nil {
 			_ = t.Close()
 		}
 	}()
-	if err := spec.LoadAndAssign(&t.objects, nil); err != nil {
+	if err := t.load(spec, o); err != nil {
 		return nil, fmt.Errorf("load the programs: %w", err)
 	}
 	if err := fillFilters(&t.objects.tcptraceMaps, o); err != nil {
@@ -142,15 +153,49 @@ func open(o *Options) (_ *Tracer, err error) {
 	if t.reader, err = ringbuf.NewReader(t.objects.Events); err != nil {
 		return nil, fmt.Errorf("open the ring buffer: %w", err)
 	}
-	t.reader.SetDeadline(time.Now().Add(pollInterval))
+	t.reader.SetDeadline(time.Now().Add(t.pollInterval))
+	t.walkErr = t.attachIterators()
+	if o.WalkOnly {
+		t.timeWait, t.halfOpen = ErrSwitchedOff, ErrSwitchedOff
+		return t, t.walkErr
+	}
 	if err := t.attachTimers(o); err != nil {
 		return nil, err
 	}
 	// In this order: the second takes what the kernel did not run the first for.
-	if err := t.attach(t.objects.SetState, t.objects.SetStateAgain, t.objects.SendReset); err != nil {
+	if err := t.attach(t.objects.SetState, t.objects.SetStateAgain, t.objects.SendReset, t.objects.Received); err != nil {
 		return nil, err
 	}
 	return t, t.followRequests()
+}
+
+// load loads what is needed.
+func (t *Tracer) load(spec *ebpf.CollectionSpec, o *Options) error {
+	if !o.WalkOnly {
+		return spec.LoadAndAssign(&t.objects, nil)
+	}
+	var only struct {
+		WalkSockets *ebpf.Program `ebpf:"walk_sockets"`
+		WalkFiles   *ebpf.Program `ebpf:"walk_files"`
+		tcptraceMaps
+		tcptraceVariables
+	}
+	if err := spec.LoadAndAssign(&only, nil); err != nil {
+		return err
+	}
+	t.objects.WalkSockets, t.objects.WalkFiles = only.WalkSockets, only.WalkFiles
+	t.objects.tcptraceMaps, t.objects.tcptraceVariables = only.tcptraceMaps, only.tcptraceVariables
+	return nil
+}
+
+func (t *Tracer) attachIterators() (err error) {
+	if t.sockets, err = link.AttachIter(link.IterOptions{Program: t.objects.WalkSockets}); err != nil {
+		return fmt.Errorf("attach the walk over sockets: %w", err)
+	}
+	if t.files, err = link.AttachIter(link.IterOptions{Program: t.objects.WalkFiles}); err != nil {
+		return fmt.Errorf("attach the walk over files: %w", err)
+	}
+	return nil
 }
 
 func (t *Tracer) attach(programs ...*ebpf.Program) error {
@@ -223,6 +268,10 @@ func configure(spec *ebpf.CollectionSpec, o *Options) error {
 	if err != nil {
 		return err
 	}
+	tick, err := readTick()
+	if err != nil {
+		return err
+	}
 	if o.NoTimers {
 		leaveTimersOut(spec)
 	} else if err := configureTimers(spec, &s); err != nil {
@@ -232,6 +281,9 @@ func configure(spec *ebpf.CollectionSpec, o *Options) error {
 		s.ResetReasons.Set(reasons),
 		s.HasResetReasons.Set(has),
 		s.WakeupBytes.Set(uint32(size/4)),
+		s.WalkBytes.Set(uint32(size/2)),
+		s.Tracing.Set(!o.WalkOnly),
+		s.Tick.Set(tick),
 		s.FilterFamily.Set(o.Family),
 		s.FilterNetns.Set(o.NetNS),
 		s.FilterCgroups.Set(len(o.Cgroups) > 0),
@@ -286,7 +338,7 @@ func (t *Tracer) Read() ([]byte, error) {
 	case err == nil:
 		return t.record.RawSample, nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		t.reader.SetDeadline(time.Now().Add(pollInterval))
+		t.reader.SetDeadline(time.Now().Add(t.pollInterval))
 		return nil, ErrIdle
 	case errors.Is(err, ringbuf.ErrFlushed):
 		return nil, io.EOF
@@ -321,9 +373,13 @@ func (t *Tracer) detach() error {
 // Losses returns what has been lost so far.
 func (t *Tracer) Losses() (Losses, error) {
 	// Read before what was rescued of it, which may only be more then.
-	first, err := t.objects.SetState.Stats()
-	if err != nil {
-		return Losses{}, fmt.Errorf("read the program's statistics: %w", err)
+	var passedOver uint64
+	if t.objects.SetState != nil {
+		first, err := t.objects.SetState.Stats()
+		if err != nil {
+			return Losses{}, fmt.Errorf("read the program's statistics: %w", err)
+		}
+		passedOver = first.RecursionMisses
 	}
 	var l Losses
 	var rescued uint64
@@ -336,7 +392,7 @@ func (t *Tracer) Losses() (Losses, error) {
 			*count += n
 		}
 	}
-	if missed := int64(first.RecursionMisses - rescued); missed > 0 {
+	if missed := int64(passedOver - rescued); missed > 0 {
 		l.Missed = uint64(missed)
 	}
 	return l, nil
@@ -345,6 +401,11 @@ func (t *Tracer) Losses() (Losses, error) {
 // Close detaches and frees everything. Read must not be running.
 func (t *Tracer) Close() error {
 	errs := []error{t.detach()}
+	for _, l := range []*link.Iter{t.sockets, t.files} {
+		if l != nil {
+			errs = append(errs, l.Close())
+		}
+	}
 	if t.reader != nil {
 		errs = append(errs, t.reader.Close())
 	}
