@@ -15,7 +15,7 @@ const maxPath = 12
 // is one for every connection of the host; [Life.Lifecycle] tells it.
 type Life struct {
 	cookie     uint64
-	start      uint64 // when it began; 0: not seen
+	start      uint64 // when it began, or was known to live, see lifeSince; 0: not seen
 	entered    uint64 // when the present state was; 0: not seen
 	bytesSent  uint64
 	bytesRcvd  uint64
@@ -26,7 +26,7 @@ type Life struct {
 	violations *[]Violation // mostly nil
 	owner      events.Owner
 	generation uint32
-	seq        uint32 // of the last record
+	next       uint32 // number of the next record; 0: they are not numbered
 	netns      uint32
 	srtt       uint32
 	retrans    uint32
@@ -86,6 +86,9 @@ const (
 	lifeHasHandshake
 	lifeMinisock // a minisock took over
 	lifeCounters // the socket's counters were seen
+	lifeFound    // last is where a walk found it, not what a transition said
+	lifeSince    // start is when it was known to live, not when it began
+	lifeAtLeast  // the first state was entered by the time that is known, or before
 )
 
 // IsConnection reports whether it is, or was to become, a connection: it is no
@@ -100,10 +103,11 @@ func (l *Life) InMinisock() bool { return l.flags&lifeMinisock != 0 }
 func (l *Life) observe(t *Transition) {
 	e := t.Event
 	if l.steps == 0 {
-		l.begin(e)
+		l.begin(t)
 	}
+	l.flags &^= lifeFound
 	if t.Verdict == fsm.Gap {
-		l.flags |= lifeHole
+		l.miss()
 	}
 	l.verdict = fsm.Worse(l.verdict, t.Verdict)
 	if t.Verdict == fsm.Illegal {
@@ -120,39 +124,110 @@ func (l *Life) observe(t *Transition) {
 		l.visit(e.From)
 		l.entered = 0
 	}
+	// Of a lower bound is told in the first state alone.
+	hasDwell := t.HasDwell && (!t.AtLeast || l.flags&lifeAtLeast != 0 && e.From == l.path[0])
 	if e.From != e.To {
-		if t.HasDwell {
+		if hasDwell {
 			l.dwell.spend(e.From, e.Entered, e.Time)
 		}
 		l.visit(e.To)
 		l.entered = e.Time
-	} else if t.HasDwell {
+	} else if hasDwell {
 		l.entered = e.Entered
 	}
 	l.open(t)
 	l.close(t)
 
-	l.cookie, l.generation, l.seq = e.Cookie, e.Generation, e.Seq
+	l.next = 0
+	if e.Seq != 0 {
+		l.next = e.Seq + 1
+	}
 	l.prev, l.last = e.From, e.To
+	l.identify(e)
+	if e.Source == events.SourceTracepoint {
+		l.count(e)
+	}
+}
+
+// found adds what a walk found. Of a Life that is known it changes neither path nor
+// times, but where records of it must be missing. If some of others have been
+// forgotten, those before the first of a Life may have been seen.
+func (l *Life) found(t *Transition, forgotten bool) {
+	e := t.Event
+	if e.Owner.Known() {
+		l.owner = e.Owner
+	}
+	minisock := e.Flags&events.FlagMinisock != 0
+	switch {
+	case l.steps == 0:
+		l.visit(e.To)
+		l.last, l.next = e.To, e.Seq+1
+		l.flags |= lifeFound | lifeSince
+		l.start = e.Entered
+		if !t.HasDwell {
+			l.start = e.Time
+		}
+		l.entered = l.start
+		if !t.HasDwell || t.AtLeast {
+			l.flags |= lifeAtLeast
+		}
+		if e.To == fsm.Listen {
+			l.flags |= lifeListener
+		}
+		if e.Seq > 0 && !forgotten {
+			l.miss()
+		}
+	case l.next != 0 && e.Seq+1 < l.next:
+		return // it is older than what is known
+	case l.InMinisock() && !minisock, minisock && !l.InMinisock() && e.Seq == 0:
+		return // the minisock is of the socket's connection before
+	case l.InMinisock() && l.last == fsm.FinWait2 && e.To == fsm.TimeWait && e.Seq+1 == max(l.next, 1):
+		// A FIN reached it unseen: the record of its end says when.
+	case e.To != l.last || minisock != l.InMinisock():
+		l.miss() // the number stays: what is missing shows at the next record
+		l.flags |= lifeFound
+		if e.To == l.last {
+			break
+		}
+		l.visit(e.To)
+		l.prev, l.last, l.entered = 0, e.To, 0
+		if t.HasDwell && !t.AtLeast {
+			l.entered = e.Entered
+		}
+	}
+	l.close(t)
+	l.identify(e)
+	if !minisock && e.Flags&events.FlagRequest == 0 {
+		l.count(e)
+	}
+}
+
+// identify takes over who and where the socket is.
+func (l *Life) identify(e *events.Event) {
+	l.cookie, l.generation = e.Cookie, e.Generation
 	l.netns, l.cgroup, l.family = e.NetNS, e.Cgroup, e.Family
 	l.local, l.remote = e.Local.Addr().As16(), e.Remote.Addr().As16()
 	l.localPort, l.remotePort = e.Local.Port(), e.Remote.Port()
 	if e.Owner.Known() {
 		l.owner = e.Owner
 	}
-	if e.Source == events.SourceTracepoint {
-		l.count(e)
-	}
 }
 
-func (l *Life) begin(e *events.Event) {
+// miss says that records are missing.
+func (l *Life) miss() {
+	l.flags |= lifeHole
+	l.verdict = fsm.Worse(l.verdict, fsm.Gap)
+}
+
+func (l *Life) begin(t *Transition) {
+	e := t.Event
 	l.visit(e.From)
 	born := e.From == fsm.Listen && e.To == fsm.SynRcvd
 	if e.To == fsm.Listen || e.From == fsm.Listen && !born {
 		l.flags |= lifeListener
 	}
 	switch {
-	case e.Source == events.SourceRequest:
+	case e.Source == events.SourceRequest && !t.AtLeast:
 		l.role, l.start = RolePassive, e.Entered
 		l.flags |= lifeBegun
 	case born:
@@ -161,6 +236,9 @@ func (l *Life) begin(e *events.Event) {
 	case e.From == fsm.Closed && e.To == fsm.SynSent:
 		l.role, l.start = RoleActive, e.Time
 		l.flags |= lifeBegun
+	case t.AtLeast:
+		l.start = e.Entered
+		l.flags |= lifeSince | lifeAtLeast
 	}
 }
 
@@ -168,7 +246,7 @@ func (l *Life) begin(e *events.Event) {
 func (l *Life) open(t *Transition) {
 	e := t.Event
 	switch {
-	case e.From == fsm.SynRcvd && l.role == RolePassive && t.HasDwell:
+	case e.From == fsm.SynRcvd && l.role == RolePassive && t.HasDwell && !t.AtLeast:
 		// The child was born at the final ACK; its dwell is from the SYN on.
 		l.start = e.Entered
 		if e.To != fsm.Closed {
@@ -188,7 +266,7 @@ func (l *Life) close(t *Transition) {
 	if e.To == fsm.Closing { // the peer had not heard of our FIN
 		l.first = FirstBoth
 	}
-	if e.Flags&events.FlagMinisock != 0 {
+	if e.Flags&events.FlagMinisock != 0 || e.Source == events.SourceTimeWait {
 		l.flags |= lifeMinisock
 	}
 	if e.To == fsm.TimeWait {
@@ -319,12 +397,17 @@ type Lifecycle struct {
 	// Handshake, of a passive connection, when the final ACK came. 0: not seen.
 	// End is of its last transition, or when tracing ended if it is Open.
 	Start, End uint64
+	// Since is a time by which it was there, if Start was not seen, 0 where that is
+	// not known either: End-Since is a lower bound of its duration.
+	Since uint64
 	// Handshake is the time from SYN to ESTABLISHED, if HasHandshake. With SYN
 	// cookies the kernel keeps nothing that could tell it.
 	Handshake    time.Duration
 	HasHandshake bool
 	// Path is the states in order, from the first that was seen to the last.
 	Path []fsm.State
+	// AtLeast: the time in the first state of Path is a lower bound.
+	AtLeast bool
 
 	Cause fsm.Cause // CauseNone while it is not closed
 	First First
@@ -358,6 +441,8 @@ type Lifecycle struct {
 	Owner         events.Owner
 	NetNS         uint32
 	Cgroup        uint64
+	// Place is what the socket's cgroup is for.
+	Place events.Place
 
 	dwell dwells
 }
@@ -367,12 +452,13 @@ func (c *Lifecycle) Dwell(s fsm.State) (time.Duration, bool) {
 	return c.dwell.of(s)
 }
 
+func addrPort(b [16]byte, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16(b).Unmap(), port)
+}
+
 // Lifecycle stores what is known by now, the given time, in c, which refers to
 // the Life.
 func (l *Life) Lifecycle(now uint64, c *Lifecycle) {
-	addr := func(b [16]byte, port uint16) netip.AddrPort {
-		return netip.AddrPortFrom(netip.AddrFrom16(b).Unmap(), port)
-	}
 	*c = Lifecycle{
 		Cookie: l.cookie, Generation: l.generation, Role: l.role,
 		Start: l.start, End: now,
@@ -382,9 +468,13 @@ func (l *Life) Lifecycle(now uint64, c *Lifecycle) {
 		BytesSent: l.bytesSent, BytesReceived: l.bytesRcvd, SRTT: l.srtt, Retransmits: l.retrans,
 		HasCounters: l.flags&lifeCounters != 0,
 		Verdict:     l.verdict,
-		Local:       addr(l.local, l.localPort), Remote: addr(l.remote, l.remotePort), Family: l.family,
+		Local:       addrPort(l.local, l.localPort), Remote: addrPort(l.remote, l.remotePort), Family: l.family,
 		Owner: l.owner, NetNS: l.netns, Cgroup: l.cgroup,
 		dwell: l.dwell,
+	}
+	c.AtLeast = l.flags&lifeAtLeast != 0
+	if l.flags&lifeSince != 0 {
+		c.Start, c.Since = 0, l.start
 	}
 	if l.violations != nil {
 		c.Violations = *l.violations

@@ -57,13 +57,18 @@ func story(c *lifecycle.Lifecycle) string {
 		}
 	}
 	fmt.Fprintf(b, "%d.%d %s:", c.Cookie, c.Generation, c.Role)
-	for _, s := range c.Path {
+	for i, s := range c.Path {
 		d, known := c.Dwell(s)
 		word(true, "%v", s)
-		word(known, "%v", d)
+		bound := ""
+		if i == 0 && c.AtLeast {
+			bound = "≥"
+		}
+		word(known, "%s%v", bound, d)
 	}
 	word(c.Open, "…")
 	word(c.Start != 0, "| %v", time.Duration(c.End-c.Start))
+	word(c.Since != 0, "| ≥%v", time.Duration(c.End-c.Since))
 	word(c.HasHandshake, "handshake %v", c.Handshake)
 	word(true, "| %v", c.Cause)
 	word(c.First != lifecycle.FirstUnknown, "first %v", c.First)

@@ -24,9 +24,13 @@ type Transition struct {
 	*events.Event
 	fsm.Judgement
 	// Dwell is the time spent in From, if HasDwell. For a transition from a
-	// state to itself it is the time spent there so far, which goes on.
+	// state to itself, and for a snapshot, it is the time spent there so far, which
+	// goes on. AtLeast: it is a lower bound, the beginning was not seen.
 	Dwell    time.Duration
 	HasDwell bool
+	AtLeast  bool
+	// Place is what the socket's cgroup is for.
+	Place events.Place
 	// Life is the socket's history, this event included. It is valid until the
 	// next call of Observe and may be marked by its users.
 	Life *Life
@@ -102,15 +106,19 @@ func NewTracker(maxConnections int) *Tracker {
 func (t *Tracker) Evicted() uint64 { return t.evicted }
 
 // Observe judges the next event and stores what is known of it in out, which
-// refers to the event.
+// refers to the event. A snapshot is no transition and gets no verdict.
 func (t *Tracker) Observe(e *events.Event, out *Transition) {
-	*out = Transition{
-		Event: e, Judgement: fsm.Check(e.From, e.To, e.Evidence()),
-		Ended: e.From != fsm.Closed && e.To == fsm.Closed,
-	}
+	*out = Transition{Event: e}
 	if e.Entered != 0 && e.Entered <= e.Time {
 		out.Dwell, out.HasDwell = time.Duration(e.Time-e.Entered), true
+		out.AtLeast = e.Flags&events.FlagAtLeast != 0
 	}
+	if e.Source == events.SourceSnapshot {
+		t.snapshot(out)
+		return
+	}
+	out.Judgement = fsm.Check(e.From, e.To, e.Evidence())
+	out.Ended = e.From != fsm.Closed && e.To == fsm.Closed
 
 	if e.Cookie == 0 { // a handshake that came to nothing: this is all of it
 		t.single = Life{}
@@ -145,6 +153,27 @@ func (t *Tracker) Observe(e *events.Event, out *Transition) {
 	}
 }
 
+// snapshot takes in where a walk found a socket. A handshake is not kept: its cookie
+// is to be its child's, and the record of its own end has none.
+func (t *Tracker) snapshot(out *Transition) {
+	e := out.Event
+	if e.Cookie == 0 || e.Flags&events.FlagRequest != 0 || e.To == fsm.Closed {
+		t.single = Life{}
+		t.single.found(out, false)
+		out.Life = &t.single
+		return
+	}
+	id := socketID{e.Cookie, e.Generation}
+	i, found := t.find(id)
+	if !found {
+		out.Unended = t.endEarlier(e)
+		i = t.add(id)
+	}
+	// It stays where it is in the order by last use: being looked at is no use.
+	out.Life = &t.lives.at(i).Life
+	out.Life.found(out, t.evicted > 0)
+}
+
 // endEarlier forgets the generation before the event's, of whose end there was no
 // record, and returns it. One in a minisock goes on.
 func (t *Tracker) endEarlier(e *events.Event) *Life {
@@ -158,8 +187,7 @@ func (t *Tracker) endEarlier(e *events.Event) *Life {
 	t.unended = t.lives.at(i).Life
 	// It is not known how long it stayed where it was seen last.
 	t.unended.entered = 0
-	t.unended.flags |= lifeHole
-	t.unended.verdict = fsm.Worse(t.unended.verdict, fsm.Gap)
+	t.unended.miss()
 	t.remove(i)
 	return &t.unended
 }
@@ -190,14 +218,17 @@ func (t *Tracker) judgeContinuity(l *Life, found bool, out *Transition) {
 		if e.Seq > 1 {
 			out.gap(lostRecords(e.Seq - 1))
 		}
-	case e.Seq == 0 || l.seq == 0:
+	case e.Seq == 0 || l.next == 0:
 		if !continues {
 			out.gap("its records are not numbered, and one is missing")
 		}
-	case e.Seq > l.seq+1:
-		out.gap(lostRecords(e.Seq - l.seq - 1))
-	case e.Seq <= l.seq:
-		out.gap(fmt.Sprintf("record %d of this socket after its record %d", e.Seq, l.seq))
+	case e.Seq > l.next:
+		out.gap(lostRecords(e.Seq - l.next))
+	case e.Seq < l.next:
+		out.gap(fmt.Sprintf("record %d of this socket after its record %d", e.Seq, l.next-1))
+	case !continues && l.flags&lifeFound != 0:
+		// The walk may have come just when it moved on.
+		out.gap(fmt.Sprintf("the socket was found in %v, and how it came from there was not seen", l.last))
 	case !continues:
 		out.Verdict = fsm.Illegal
 		out.Rule = "RFC 9293 3.3.2 state machine"
