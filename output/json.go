@@ -41,12 +41,15 @@ func (j *JSON) Transition(t *lifecycle.Transition) error {
 	b = appendWord(b, "to", e.To.String())
 	if t.HasDwell {
 		b = appendNumber(b, "dwell_ns", uint64(t.Dwell))
+		if t.AtLeast {
+			b = append(b, `,"dwell_exact":false`...)
+		}
 		if e.Flags&events.FlagEstimated != 0 {
 			b = append(b, `,"dwell_estimated":true`...)
 		}
 	}
 	b = appendEnds(b, e.Local, e.Remote, e.EndsPending())
-	b = appendOwner(b, &e.Owner, e.NetNS, e.Cgroup)
+	b = appendOwner(b, &e.Owner, e.NetNS, e.Cgroup, &t.Place)
 	if e.Source == events.SourceTracepoint && e.From.Synchronized() {
 		if e.SRTT != 0 {
 			b = appendNumber(b, "rtt_us", uint64(e.SRTT))
@@ -74,6 +77,22 @@ func (j *JSON) Transition(t *lifecycle.Transition) error {
 	return j.end(b)
 }
 
+// duration returns how long the connection was there, as far as it is known. It is a
+// lower bound where its beginning was not seen.
+func duration(c *lifecycle.Lifecycle) (d time.Duration, known, atLeast bool) {
+	start := c.Start
+	if atLeast = start == 0; atLeast {
+		start = c.Since
+	}
+	return time.Duration(c.End - start), start != 0 && c.End >= start, atLeast
+}
+
+// dwellAtLeast reports whether the time in the state is a lower bound because its
+// beginning was not seen.
+func dwellAtLeast(c *lifecycle.Lifecycle, s fsm.State) bool {
+	return c.AtLeast && len(c.Path) > 0 && c.Path[0] == s
+}
+
 // Lifecycle implements [Sink]. It does not allocate.
 func (j *JSON) Lifecycle(c *lifecycle.Lifecycle) error {
 	b := appendSocket(append(j.line[:0], `{"type":"lifecycle"`...), c.Cookie, c.Generation)
@@ -84,8 +103,11 @@ func (j *JSON) Lifecycle(c *lifecycle.Lifecycle) error {
 		b = j.appendTime(b, "start", j.clock.Time(c.Start))
 	}
 	b = j.appendTime(b, "end", j.clock.Time(c.End))
-	if c.Start != 0 && c.End >= c.Start {
-		b = appendNumber(b, "duration_ns", c.End-c.Start)
+	if d, known, atLeast := duration(c); known {
+		b = appendNumber(b, "duration_ns", uint64(d))
+		if atLeast {
+			b = append(b, `,"duration_exact":false`...)
+		}
 	}
 	if c.HasHandshake {
 		b = appendNumber(b, "handshake_ns", uint64(c.Handshake))
@@ -113,10 +135,12 @@ func (j *JSON) Lifecycle(c *lifecycle.Lifecycle) error {
 	}
 	b = append(b, `,"complete":`...)
 	b = strconv.AppendBool(b, c.Complete)
-	b = appendWord(b, "verdict", c.Verdict.String())
+	if c.Verdict != 0 {
+		b = appendWord(b, "verdict", c.Verdict.String())
+	}
 	b = appendViolations(b, c.Violations)
 	b = appendEnds(b, c.Local, c.Remote, true)
-	b = appendOwner(b, &c.Owner, c.NetNS, c.Cgroup)
+	b = appendOwner(b, &c.Owner, c.NetNS, c.Cgroup, &c.Place)
 	return j.end(b)
 }
 
@@ -137,7 +161,13 @@ func appendDwells(b []byte, c *lifecycle.Lifecycle) []byte {
 		b = append(b, `":`...)
 		b = strconv.AppendUint(b, uint64(d), 10)
 	}
-	return append(b, '}')
+	b = append(b, '}')
+	if c.AtLeast && len(c.Path) > 0 {
+		if _, known := c.Dwell(c.Path[0]); known {
+			b = append(b, `,"dwell_exact":false`...)
+		}
+	}
+	return b
 }
 
 func appendClose(b []byte, c *lifecycle.Lifecycle) []byte {
@@ -166,6 +196,9 @@ func appendTimeWait(b []byte, c *lifecycle.Lifecycle) []byte {
 	}
 	b = append(b, `,"time_wait":{"duration_ns":`...)
 	b = strconv.AppendUint(b, uint64(c.TimeWait), 10)
+	if dwellAtLeast(c, fsm.TimeWait) {
+		b = append(b, `,"duration_exact":false`...)
+	}
 	if c.Estimated {
 		b = append(b, `,"estimated":true`...)
 	}
@@ -253,7 +286,7 @@ func appendEnd(b []byte, name string, end netip.AddrPort) []byte {
 	return append(b, '}')
 }
 
-func appendOwner(b []byte, o *events.Owner, netns uint32, cgroup uint64) []byte {
+func appendOwner(b []byte, o *events.Owner, netns uint32, cgroup uint64, place *events.Place) []byte {
 	if o.Known() {
 		b = appendNumber(b, "pid", uint64(o.PID))
 		b = append(b, `,"comm":`...)
@@ -267,7 +300,80 @@ func appendOwner(b []byte, o *events.Owner, netns uint32, cgroup uint64) []byte 
 	if cgroup != 0 {
 		b = appendNumber(b, "cgroup", cgroup)
 	}
+	if place.Container != "" {
+		b = appendText(b, "container", place.Container)
+	}
+	if place.Unit != "" {
+		b = appendText(b, "unit", place.Unit)
+	}
 	return b
+}
+
+// Stuck implements [Sink].
+func (j *JSON) Stuck(s *lifecycle.Stuck) error {
+	kind := `{"type":"stuck"`
+	if s.Resolved {
+		kind = `{"type":"resolved"`
+	}
+	b := j.appendTime(append(j.line[:0], kind...), "time", j.clock.Time(s.Time))
+	b = appendSocket(b, s.Cookie, s.Generation)
+	b = appendWord(b, "state", s.State.String())
+	if s.To != 0 {
+		b = appendWord(b, "to", s.To.String())
+	}
+	b = appendNumber(b, "age_ns", uint64(s.Age))
+	b = append(b, `,"age_exact":`...)
+	b = strconv.AppendBool(b, s.AgeExact)
+	b = appendNumber(b, "limit_ns", uint64(s.Limit))
+	b = appendTrue(b, "handshake", s.Request)
+	b = appendTrue(b, "minisock", s.Minisock)
+	if !s.Resolved {
+		b = appendTrue(b, "orphan", s.Orphan)
+		b = appendTrue(b, "unaccepted", s.Unaccepted)
+		b = appendSnapshot(b, s)
+		b = append(b, `,"hint":"`...)
+		b = append(s.AppendHint(b), '"')
+	}
+	b = appendEnds(b, s.Local, s.Remote, true)
+	b = appendOwner(b, &s.Owner, s.NetNS, s.Cgroup, &s.Place)
+	if s.Exe != "" {
+		b = appendText(b, "exe", s.Exe)
+	}
+	return j.end(b)
+}
+
+// appendSnapshot appends what the walk found. A minisock and a handshake have
+// neither queues nor descriptors.
+func appendSnapshot(b []byte, s *lifecycle.Stuck) []byte {
+	if !s.HasSnapshot {
+		return b
+	}
+	found := &s.Snapshot
+	if hasSocket(s) {
+		if found.Holders > 0 {
+			b = append(b, `,"fd":`...)
+			b = strconv.AppendInt(b, int64(found.FD), 10)
+		}
+		b = appendNumber(b, "holders", uint64(found.Holders))
+		b = appendNumber(b, "recv_queue", uint64(found.RecvQueue))
+		b = appendNumber(b, "send_queue", uint64(found.SendQueue))
+		b = appendNumber(b, "retransmits", uint64(s.Retransmits))
+	}
+	if !s.Minisock {
+		b = appendNumber(b, "unanswered", uint64(found.Unanswered))
+	}
+	if found.Silent != 0 {
+		b = appendNumber(b, "silent_ns", found.Silent)
+	}
+	if found.Left != 0 {
+		b = appendNumber(b, "left_ns", found.Left)
+	}
+	return b
+}
+
+// hasSocket reports whether the walk found a socket with all that belongs to one.
+func hasSocket(s *lifecycle.Stuck) bool {
+	return s.HasSnapshot && !s.Resolved && !s.Minisock && !s.Request
 }
 
 // Notice implements [Sink].
@@ -294,6 +400,10 @@ func (j *JSON) Summary(s *Summary) error {
 	b = appendNumber(b, "illegal", s.Illegal)
 	b = appendNumber(b, "gaps", s.Gaps)
 	b = appendNumber(b, "lost", s.Lost)
+	if s.HasStuck {
+		b = appendNumber(b, "sockets", s.Sockets)
+		b = appendNumber(b, "stuck", s.Stuck)
+	}
 	return j.end(appendNumber(b, "duration_ns", uint64(s.Duration)))
 }
 
@@ -338,6 +448,16 @@ func appendNumber(b []byte, name string, n uint64) []byte {
 	b = append(b, name...)
 	b = append(b, '"', ':')
 	return strconv.AppendUint(b, n, 10)
+}
+
+// appendTrue appends what is absent where it is not so.
+func appendTrue(b []byte, name string, is bool) []byte {
+	if !is {
+		return b
+	}
+	b = append(b, ',', '"')
+	b = append(b, name...)
+	return append(b, `":true`...)
 }
 
 // appendWord appends a string of ours, that needs no escaping.

@@ -38,12 +38,12 @@ func (t *Text) Lifecycle(c *lifecycle.Lifecycle) error {
 	b = append(appendSize(b, c.BytesSent, c.HasCounters), ' ')
 	b = append(appendSize(b, c.BytesReceived, c.HasCounters), ' ')
 
+	d, known, atLeast := duration(c)
 	mark := ""
-	if c.Open {
+	if c.Open || atLeast {
 		mark = "≥"
 	}
-	known := c.Start != 0 && c.End >= c.Start
-	b = append(appendMillisColumn(b, mark, time.Duration(c.End-c.Start), known, 10), ' ')
+	b = append(appendMillisColumn(b, mark, d, known, 10), ' ')
 	if t.options.Wide {
 		b = appendWideLifecycle(b, c)
 	}
@@ -106,7 +106,7 @@ func (t *Text) appendPath(b []byte, c *lifecycle.Lifecycle) []byte {
 			// It has only begun.
 		} else if known {
 			b = append(b, ' ')
-			if last {
+			if last || dwellAtLeast(c, s) {
 				b = append(b, "≥"...)
 			} else if c.Estimated && s == fsm.TimeWait {
 				b = append(b, '~')
@@ -141,7 +141,9 @@ func (t *Text) appendStory(b []byte, c *lifecycle.Lifecycle) []byte {
 		b = append(b, ", TIME_WAIT "...)
 		b = append(b, end...)
 		b = append(b, " after "...)
-		if c.Estimated {
+		if dwellAtLeast(c, fsm.TimeWait) {
+			b = append(b, "≥"...)
+		} else if c.Estimated {
 			b = append(b, '~')
 		}
 		b = appendDuration(b, c.TimeWait)

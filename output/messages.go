@@ -47,21 +47,43 @@ func (n *Notice) words() string {
 		}
 		return fmt.Sprintf("%s lost: %s", count(n.Count, "record"), n.Reason)
 	case NoticeUndecided:
+		if n.Reason != "" {
+			return fmt.Sprintf("%s left out: %s", count(n.Count, "transition"), n.Reason)
+		}
 		return fmt.Sprintf("%s left out: the end that the filter asks for was never assigned", count(n.Count, "transition"))
 	case NoticeForgotten:
 		return fmt.Sprintf("%s forgotten: more than are followed at once, so a hole in their records may go unnoticed", count(n.Count, "socket"))
 	case NoticeUnmeasured:
 		return "not measured: " + n.Reason
+	case NoticeGrowing:
+		return "growing: " + string(appendEscaped(nil, []byte(n.Reason)))
+	case NoticeUnseen:
+		return "not looked at: " + n.Reason
 	}
 	return fmt.Sprintf("%s %s: %d", n.Kind, n.Reason, n.Count)
 }
 
 // Summary implements [Sink].
 func (m *Messages) Summary(s *Summary) error {
-	_, err := fmt.Fprintf(m.w, "tcptrace: %s of %s in %v: %d illegal, %s, %d lost\n",
+	_, err := fmt.Fprintf(m.w, "tcptrace: %s\n", s.words())
+	return err
+}
+
+func (s *Summary) words() string {
+	stuck := fmt.Sprintf("%d of %s stuck", s.Stuck, count(s.Sockets, "socket"))
+	if s.HasStuck && s.Transitions == 0 { // nothing else was asked for
+		if s.Lost > 0 {
+			stuck += fmt.Sprintf(", %s lost", count(s.Lost, "record"))
+		}
+		return stuck
+	}
+	all := fmt.Sprintf("%s of %s in %v: %d illegal, %s, %d lost",
 		count(s.Transitions, "transition"), count(s.Connections, "connection"),
 		s.Duration.Round(time.Millisecond), s.Illegal, count(s.Gaps, "gap"), s.Lost)
-	return err
+	if s.HasStuck {
+		all += ", " + stuck
+	}
+	return all
 }
 
 // count writes "1 record", "2 records".

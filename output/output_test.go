@@ -27,10 +27,19 @@ func TestSinks(t *testing.T) {
 			return output.NewText(w, clock, &output.TextOptions{Wide: true, Color: true})
 		},
 		"text of lifecycles": func(w io.Writer) output.Sink {
-			return output.NewText(w, clock, &output.TextOptions{Lifecycles: true})
+			return output.NewText(w, clock, &output.TextOptions{Table: output.TableLifecycles})
 		},
 		"text of lifecycles wide": func(w io.Writer) output.Sink {
-			return output.NewText(w, clock, &output.TextOptions{Lifecycles: true, Wide: true, Color: true})
+			return output.NewText(w, clock, &output.TextOptions{Table: output.TableLifecycles, Wide: true, Color: true})
+		},
+		"text of what is stuck": func(w io.Writer) output.Sink {
+			return output.NewText(w, clock, &output.TextOptions{Table: output.TableStuck})
+		},
+		"text of what becomes stuck, wide": func(w io.Writer) output.Sink {
+			return output.NewText(w, clock, &output.TextOptions{Table: output.TableStuckChanges, Wide: true, Color: true})
+		},
+		"report of what is stuck": func(w io.Writer) output.Sink {
+			return output.NewText(w, clock, &output.TextOptions{Table: output.TableStuckReport})
 		},
 		"json":     func(w io.Writer) output.Sink { return output.NewJSON(w, clock) },
 		"messages": func(w io.Writer) output.Sink { return output.NewMessages(w) },
@@ -139,7 +148,7 @@ func TestTextTellsHowAMinisockEnds(t *testing.T) {
 
 func TestTextOfLifecycles(t *testing.T) {
 	open := func(o *output.TextOptions) func(io.Writer) output.Sink {
-		o.Lifecycles = true
+		o.Table = output.TableLifecycles
 		return func(w io.Writer) output.Sink { return output.NewText(w, clock, o) }
 	}
 	for _, c := range []struct {
@@ -174,7 +183,7 @@ func TestTextOfLifecycles(t *testing.T) {
 
 // Whatever the worst connection holds, it is one row of printable text.
 func TestTextOfExtremeLifecycle(t *testing.T) {
-	for _, o := range []output.TextOptions{{Lifecycles: true}, {Lifecycles: true, Wide: true}} {
+	for _, o := range []output.TextOptions{{Table: output.TableLifecycles}, {Table: output.TableLifecycles, Wide: true}} {
 		got := lifeRows(t, func(w io.Writer) output.Sink { return output.NewText(w, clock, &o) }, outputtest.ExtremeLifecycle())
 		if len(got) != 2 {
 			t.Fatalf("%d rows, want a heading and one", len(got))
@@ -288,7 +297,7 @@ func TestLifecycleColumns(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := lifeRows(t, func(w io.Writer) output.Sink {
-				return output.NewText(w, clock, &output.TextOptions{Lifecycles: true, Wide: c.wide})
+				return output.NewText(w, clock, &output.TextOptions{Table: output.TableLifecycles, Wide: c.wide})
 			}, c.life)
 			heading, row := []rune(got[0]), []rune(got[1])
 			for name, want := range c.want {
@@ -322,7 +331,7 @@ func cellOf(heading string, row []rune, name string) string {
 }
 
 func TestTextColorOfLifecycles(t *testing.T) {
-	o := output.TextOptions{Lifecycles: true, Color: true}
+	o := output.TextOptions{Table: output.TableLifecycles, Color: true}
 	for name, c := range map[string]struct {
 		life *lifecycle.Lifecycle
 		want string // how the row ends
@@ -358,7 +367,7 @@ func TestTextDurations(t *testing.T) {
 		var c lifecycle.Lifecycle
 		out.Life.Lifecycle(out.Time, &c)
 		got := lifeRows(t, func(w io.Writer) output.Sink {
-			return output.NewText(w, clock, &output.TextOptions{Lifecycles: true, Wide: true})
+			return output.NewText(w, clock, &output.TextOptions{Table: output.TableLifecycles, Wide: true})
 		}, &c)
 		if !strings.Contains(got[1], " SS "+want+" ") {
 			t.Errorf("%d ns: %q, want %q in it", d, got[1], want)
@@ -501,7 +510,10 @@ func TestJSONNoticeAndSummary(t *testing.T) {
 		s.Notice(&output.Notice{Time: clock.Time(1), Kind: output.NoticeLost, Reason: "ringbuf_full", Count: 12}),
 		s.Notice(&output.Notice{Kind: output.NoticeForgotten, Count: 1}),
 		s.Notice(&output.Notice{Kind: output.NoticeUnmeasured, Reason: "TIME_WAIT: no \"timers\""}),
+		s.Notice(&output.Notice{Time: clock.Time(1), Kind: output.NoticeGrowing, Reason: "a\x1b", Count: 8}),
+		s.Notice(&output.Notice{Kind: output.NoticeUnseen, Reason: "why", Count: 2}),
 		s.Summary(&output.Summary{Transitions: 5, Connections: 2, Illegal: 1, Gaps: 3, Lost: 12, Duration: time.Second}),
+		s.Summary(&output.Summary{HasStuck: true, Sockets: 340, Duration: time.Second}),
 		s.Close(),
 	} {
 		if err != nil {
@@ -511,7 +523,10 @@ func TestJSONNoticeAndSummary(t *testing.T) {
 	want := `{"type":"notice","time":"2026-11-23T20:00:00.000000001Z","kind":"lost","reason":"ringbuf_full","count":12}
 {"type":"notice","kind":"forgotten","count":1}
 {"type":"notice","kind":"unmeasured","reason":"TIME_WAIT: no \"timers\""}
+{"type":"notice","time":"2026-11-23T20:00:00.000000001Z","kind":"growing","reason":"a\u001b","count":8}
+{"type":"notice","kind":"unseen","reason":"why","count":2}
 {"type":"summary","transitions":5,"connections":2,"illegal":1,"gaps":3,"lost":12,"duration_ns":1000000000}
+{"type":"summary","transitions":0,"connections":0,"illegal":0,"gaps":0,"lost":0,"sockets":340,"stuck":0,"duration_ns":1000000000}
 `
 	if b.String() != want {
 		t.Errorf("got:\n%s\nwant:\n%s", b.String(), want)
@@ -552,6 +567,7 @@ func TestMessages(t *testing.T) {
 	for _, err := range []error{
 		s.Transition(outputtest.Transition()),
 		s.Lifecycle(outputtest.Lifecycle()),
+		s.Stuck(outputtest.Stuck()),
 		s.Notice(&output.Notice{Kind: output.NoticeLost, Reason: "ringbuf_full", Count: 1}),
 		s.Notice(&output.Notice{Kind: output.NoticeLost, Reason: "history_unavailable", Count: 2}),
 		s.Notice(&output.Notice{Kind: output.NoticeLost, Reason: "missed", Count: 2}),
@@ -561,7 +577,12 @@ func TestMessages(t *testing.T) {
 		s.Notice(&output.Notice{Kind: output.NoticeForgotten, Count: 2}),
 		s.Notice(&output.Notice{Kind: output.NoticeUnmeasured, Reason: "TIME_WAIT: why"}),
 		s.Notice(&output.Notice{Kind: output.NoticeUndecided, Count: 2}),
+		s.Notice(&output.Notice{Kind: output.NoticeGrowing, Reason: "CLOSE_WAIT of a\n\x1b]0;x (1): 12 sockets, 8 more than a minute ago", Count: 8}),
+		s.Notice(&output.Notice{Kind: output.NoticeUnseen, Reason: "which and why", Count: 2}),
 		s.Summary(&output.Summary{Transitions: 1, Connections: 1, Gaps: 1, Lost: 1, Duration: 1234567890}),
+		s.Summary(&output.Summary{HasStuck: true, Stuck: 12, Sockets: 340}),
+		s.Summary(&output.Summary{HasStuck: true, Sockets: 1, Lost: 2}),
+		s.Summary(&output.Summary{Transitions: 2, Connections: 1, Duration: 1e9, HasStuck: true, Stuck: 1, Sockets: 3}),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -576,7 +597,12 @@ tcptrace: 2 records lost: loss_9
 tcptrace: 2 sockets forgotten: more than are followed at once, so a hole in their records may go unnoticed
 tcptrace: not measured: TIME_WAIT: why
 tcptrace: 2 transitions left out: the end that the filter asks for was never assigned
+tcptrace: growing: CLOSE_WAIT of a\x0a\x1b]0;x (1): 12 sockets, 8 more than a minute ago
+tcptrace: not looked at: which and why
 tcptrace: 1 transition of 1 connection in 1.235s: 0 illegal, 1 gap, 1 lost
+tcptrace: 12 of 340 sockets stuck
+tcptrace: 0 of 1 socket stuck, 2 records lost
+tcptrace: 2 transitions of 1 connection in 1s: 0 illegal, 0 gaps, 0 lost, 1 of 3 sockets stuck
 `
 	if b.String() != want {
 		t.Errorf("got:\n%s\nwant:\n%s", b.String(), want)
@@ -607,15 +633,21 @@ func TestLifecycleDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// recorder counts the lifecycles that it gets, and fails at will.
+// recorder counts what it gets, and fails at will.
 type recorder struct {
 	output.Discard
-	got []*lifecycle.Lifecycle
-	err error
+	got   []*lifecycle.Lifecycle
+	stuck []*lifecycle.Stuck
+	err   error
 }
 
 func (r *recorder) Lifecycle(c *lifecycle.Lifecycle) error {
 	r.got = append(r.got, c)
+	return r.err
+}
+
+func (r *recorder) Stuck(s *lifecycle.Stuck) error {
+	r.stuck = append(r.stuck, s)
 	return r.err
 }
 

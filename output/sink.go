@@ -9,8 +9,8 @@ import (
 	"tcptrace/fsm/lifecycle"
 )
 
-// Sink takes the results of one run, in the order of the events: transitions or
-// lifecycles, by the view.
+// Sink takes the results of one run, in the order of the events: transitions,
+// lifecycles, what is stuck, by the view.
 //
 // What is passed belongs to the caller and is valid during the call only. The
 // calls come from one goroutine; after an error only Close may follow. Results
@@ -19,6 +19,7 @@ import (
 type Sink interface {
 	Transition(*lifecycle.Transition) error
 	Lifecycle(*lifecycle.Lifecycle) error
+	Stuck(*lifecycle.Stuck) error
 	Notice(*Notice) error
 	Summary(*Summary) error
 	Flush() error
@@ -40,6 +41,12 @@ const (
 	// NoticeUnmeasured: TIME_WAIT or the time of handshakes is not measured;
 	// Reason says which and why. Count is 0.
 	NoticeUnmeasured NoticeKind = "unmeasured"
+	// NoticeGrowing: of what is stuck there is more and more; Reason says where, and
+	// may hold names that a process chose. Count is by how many.
+	NoticeGrowing NoticeKind = "growing"
+	// NoticeUnseen: sockets from before the start cannot be looked at; Reason says
+	// which and why. Count is of network namespaces, 0 where that says nothing.
+	NoticeUnseen NoticeKind = "unseen"
 )
 
 // Notice is something that the reader of the results must know to trust them.
@@ -63,6 +70,10 @@ type Summary struct {
 	// Lost records, of all sockets, shown or not.
 	Lost     uint64
 	Duration time.Duration
+	// Sockets is the most that a walk looked at, and Stuck how many were told of that
+	// were over their limit, if HasStuck.
+	Sockets, Stuck uint64
+	HasStuck       bool
 }
 
 // Discard is a sink that does nothing.
@@ -73,6 +84,9 @@ func (Discard) Transition(*lifecycle.Transition) error { return nil }
 
 // Lifecycle does nothing.
 func (Discard) Lifecycle(*lifecycle.Lifecycle) error { return nil }
+
+// Stuck does nothing.
+func (Discard) Stuck(*lifecycle.Stuck) error { return nil }
 
 // Notice does nothing.
 func (Discard) Notice(*Notice) error { return nil }
@@ -112,6 +126,16 @@ func (m Multi) Transition(t *lifecycle.Transition) error {
 // Lifecycle implements [Sink].
 func (m Multi) Lifecycle(c *lifecycle.Lifecycle) error {
 	return m.each(func(s Sink) error { return s.Lifecycle(c) })
+}
+
+// Stuck implements [Sink].
+func (m Multi) Stuck(s *lifecycle.Stuck) error {
+	for _, sink := range m { // there may be very many at once
+		if err := sink.Stuck(s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Notice implements [Sink].

@@ -19,20 +19,36 @@ type TextOptions struct {
 	// Wide shows whole names and long addresses in their columns, and adds
 	// socket, namespace, verdict and rule.
 	Wide bool
-	// Lifecycles, not transitions, are in the table.
-	Lifecycles bool
+	// Table is what is shown.
+	Table Table
 	// Color marks verdicts with ANSI colours.
 	Color bool
 	// Location of the times; nil means UTC.
 	Location *time.Location
 }
 
-// Text writes a table of transitions or of lifecycles, a row each, for people.
+// Table is a form of the text.
+type Table uint8
+
+// The tables.
+const (
+	TableTransitions  Table = iota // a row for each transition
+	TableLifecycles                // a row for each connection
+	TableStuck                     // a row for each socket that is stuck
+	TableStuckChanges              // likewise, and when it is over, with the time of both
+	// TableStuckReport has a row for each process with sockets that are stuck in the
+	// same state, written at the end.
+	TableStuckReport
+)
+
+// Text writes a table for people. What is stuck is told in the tables of other
+// things as well.
 type Text struct {
 	w       *bufio.Writer
 	clock   events.Clock
 	options TextOptions
 	row     []byte // reused
+	report  report
 }
 
 // Widths of the columns. A longer value pushes the rest of its row aside.
@@ -62,13 +78,17 @@ func NewText(w io.Writer, clock events.Clock, o *TextOptions) *Text {
 }
 
 func (t *Text) heading() {
-	comm, addr := narrowComm, narrowAddr
-	if t.options.Wide {
-		comm, addr = wideComm, wideAddr
+	comm, addr := t.widths()
+	switch t.options.Table {
+	case TableStuckReport:
+		return
+	case TableStuck, TableStuckChanges:
+		t.stuckHeading()
+		return
 	}
 	fmt.Fprintf(t.w, "%-*s %7s %-*s %-*s %5s %-*s %5s ",
 		len(t.timeLayout()), "TIME", "PID", comm, "COMM", addr, "LADDR", "LPORT", addr, "RADDR", "RPORT")
-	if t.options.Lifecycles {
+	if t.options.Table == TableLifecycles {
 		t.lifecycleHeading()
 		return
 	}
@@ -77,6 +97,14 @@ func (t *Text) heading() {
 		fmt.Fprintf(t.w, " %-12s %-10s %-7s %s", "SOCKET", "NETNS", "VERDICT", "RULE")
 	}
 	t.w.WriteByte('\n')
+}
+
+// widths returns those of the columns COMM and of addresses.
+func (t *Text) widths() (comm, addr int) {
+	if t.options.Wide {
+		return wideComm, wideAddr
+	}
+	return narrowComm, narrowAddr
 }
 
 func (t *Text) timeLayout() string {
@@ -99,7 +127,10 @@ func (t *Text) Transition(tr *lifecycle.Transition) error {
 	b = append(pad(b, start, stateWidth), ' ')
 
 	mark := ""
-	if e.Flags&events.FlagEstimated != 0 {
+	switch {
+	case tr.AtLeast:
+		mark = "≥"
+	case e.Flags&events.FlagEstimated != 0:
 		mark = "~"
 	}
 	b = appendMillisColumn(b, mark, tr.Dwell, tr.HasDwell, 10)
@@ -122,10 +153,7 @@ func (t *Text) end(b []byte) error {
 
 // appendWho appends the columns that begin every row.
 func (t *Text) appendWho(b []byte, at uint64, owner *events.Owner, local, remote netip.AddrPort) []byte {
-	comm, addr := narrowComm, narrowAddr
-	if t.options.Wide {
-		comm, addr = wideComm, wideAddr
-	}
+	comm, addr := t.widths()
 	b = t.clock.Time(at).In(t.options.Location).AppendFormat(b, t.timeLayout())
 	b = t.appendOwner(append(b, ' '), owner, comm)
 	b = appendEndColumns(b, local, addr)
@@ -241,8 +269,17 @@ func (t *Text) resetColor(b []byte) []byte {
 // Notice implements [Sink]: the table has no notices, see [Messages].
 func (t *Text) Notice(*Notice) error { return nil }
 
-// Summary implements [Sink]: see [Messages].
-func (t *Text) Summary(*Summary) error { return nil }
+// Summary implements [Sink]: it writes the report, if that is the table. For
+// everything else see [Messages].
+func (t *Text) Summary(s *Summary) error {
+	if t.options.Table != TableStuckReport {
+		return nil
+	}
+	if err := t.writeReport(s); err != nil {
+		return fmt.Errorf("write results: %w", err)
+	}
+	return nil
+}
 
 // Flush implements [Sink].
 func (t *Text) Flush() error {

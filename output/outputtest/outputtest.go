@@ -110,6 +110,56 @@ func ExtremeLifecycle() *lifecycle.Lifecycle {
 	return live(steps, math.MaxInt64)
 }
 
+// Stuck returns one of which everything is known: a socket that its process should
+// have closed.
+func Stuck() *lifecycle.Stuck {
+	e := Transition().Event
+	return &lifecycle.Stuck{
+		Time: 5_000_000_000, Cookie: e.Cookie, State: fsm.CloseWait,
+		Age: 94_280 * time.Millisecond, AgeExact: true, Limit: time.Minute,
+		Snapshot: events.Snapshot{
+			Silent: 94_280_000_000, RecvQueue: 120, SendQueue: 3000, Holders: 3, FD: 7, Unanswered: 2,
+		},
+		HasSnapshot: true, Retransmits: 4,
+		Local: e.Local, Remote: e.Remote, Family: e.Family, Owner: e.Owner, NetNS: e.NetNS, Cgroup: e.Cgroup,
+		Place: events.Place{Unit: "nginx.service"}, Exe: "/usr/bin/curl",
+	}
+}
+
+// UnknownStuck returns one of which nothing is known that can be unknown: a
+// handshake that no walk has found.
+func UnknownStuck() *lifecycle.Stuck {
+	return &lifecycle.Stuck{
+		Time: 5_000_000_000, State: fsm.SynRcvd, Age: 11 * time.Second, Limit: 10 * time.Second, Request: true,
+		Local:  netip.AddrPortFrom(netip.IPv6Unspecified(), 0),
+		Remote: netip.AddrPortFrom(netip.IPv6Unspecified(), 0),
+	}
+}
+
+// ExtremeStuck returns one of the longest values and the worst names.
+func ExtremeStuck() *lifecycle.Stuck {
+	e := Extreme().Event
+	comm := HostileComm()
+	hostile := string(comm.Bytes())
+	return &lifecycle.Stuck{
+		Time: math.MaxInt64 - uint64(time.Minute), Cookie: math.MaxUint64, Generation: math.MaxUint32, State: fsm.CloseWait,
+		Age: math.MaxInt64 - time.Minute, Limit: math.MaxInt64,
+		Snapshot: events.Snapshot{
+			Silent: math.MaxUint64, Left: math.MaxUint64, RecvQueue: math.MaxUint32, SendQueue: math.MaxUint32,
+			Holders: math.MaxUint32, FD: math.MinInt32, Unanswered: math.MaxUint32,
+		},
+		HasSnapshot: true, Retransmits: math.MaxUint32,
+		Local: e.Local, Remote: e.Remote, Family: math.MaxUint16, Owner: e.Owner, NetNS: math.MaxUint32, Cgroup: math.MaxUint64,
+		Place: events.Place{Path: hostile, Unit: hostile, Container: hostile}, Exe: hostile,
+	}
+}
+
+// Resolved returns what was stuck, over a second later.
+func Resolved(s *lifecycle.Stuck) *lifecycle.Stuck {
+	s.Resolve(s.Time+uint64(time.Second), fsm.LastAck)
+	return s
+}
+
 // HostileComm returns a name that would forge a row, a JSON field and the
 // terminal's title, and is no valid UTF-8.
 func HostileComm() events.Comm {
@@ -141,10 +191,16 @@ func TestSink(t *testing.T, open func(w io.Writer) output.Sink) {
 		return errors.Join(
 			s.Transition(Transition()), s.Transition(Unknown()), s.Transition(Extreme()),
 			s.Lifecycle(Lifecycle()), s.Lifecycle(UnknownLifecycle()), s.Lifecycle(ExtremeLifecycle()),
+			s.Stuck(Stuck()), s.Stuck(UnknownStuck()), s.Stuck(ExtremeStuck()),
+			s.Stuck(Resolved(Stuck())), s.Stuck(Resolved(UnknownStuck())), s.Stuck(Resolved(ExtremeStuck())),
 			s.Notice(&output.Notice{Time: time.Unix(1, 0), Kind: output.NoticeLost, Reason: "ringbuf_full", Count: 12}),
 			s.Notice(&output.Notice{Kind: output.NoticeUndecided, Count: 1}),
 			s.Notice(&output.Notice{Kind: output.NoticeUnmeasured, Reason: "TIME_WAIT"}),
-			s.Summary(&output.Summary{Transitions: 3, Connections: 3, Illegal: 1, Lost: 12, Duration: time.Second}),
+			s.Notice(&output.Notice{Time: time.Unix(1, 0), Kind: output.NoticeGrowing, Reason: "CLOSE_WAIT", Count: 12}),
+			s.Notice(&output.Notice{Kind: output.NoticeUnseen, Reason: "why", Count: 2}),
+			s.Summary(&output.Summary{
+				Transitions: 3, Connections: 3, Illegal: 1, Lost: 12, Duration: time.Second, Sockets: 4, Stuck: 3, HasStuck: true,
+			}),
 		)
 	}
 
@@ -174,15 +230,24 @@ func TestSink(t *testing.T, open func(w io.Writer) output.Sink) {
 		reused := Transition()
 		second.Cookie = 0x21
 		life, after, reusedLife := Lifecycle(), UnknownLifecycle(), Lifecycle()
-		if err := errors.Join(a.Transition(first), a.Transition(second), a.Lifecycle(life), a.Lifecycle(after), a.Close()); err != nil {
+		reusedStuck := Stuck()
+		err := errors.Join(
+			a.Transition(first), a.Transition(second), a.Lifecycle(life), a.Lifecycle(after),
+			a.Stuck(Stuck()), a.Stuck(ExtremeStuck()), a.Summary(&output.Summary{}), a.Close(),
+		)
+		if err != nil {
 			t.Fatal(err)
 		}
-		err := b.Transition(reused)
+		err = b.Transition(reused)
 		reused.Cookie = 0x21
 		err = errors.Join(err, b.Transition(reused), b.Lifecycle(reusedLife))
 		clear(reusedLife.Path)
 		*reusedLife = *UnknownLifecycle()
-		if err := errors.Join(err, b.Lifecycle(reusedLife), b.Close()); err != nil {
+		err = errors.Join(err, b.Lifecycle(reusedLife), b.Stuck(reusedStuck))
+		*reusedStuck = *ExtremeStuck()
+		err = errors.Join(err, b.Stuck(reusedStuck))
+		*reusedStuck = *UnknownStuck()
+		if err := errors.Join(err, b.Summary(&output.Summary{}), b.Close()); err != nil {
 			t.Fatal(err)
 		}
 		if want.String() != got.String() {
@@ -204,6 +269,7 @@ func wrote(open func(io.Writer) output.Sink) bool {
 	s := open(&b)
 	_ = s.Summary(&output.Summary{})
 	_ = s.Transition(Transition())
+	_ = s.Stuck(Stuck())
 	_ = s.Close()
 	return b.Len() > 0
 }
