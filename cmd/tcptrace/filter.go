@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -39,15 +40,21 @@ func (f *filterFlags) register(flags *pflag.FlagSet) {
 	flags.StringSliceVarP(&f.states, "state", "s", nil, "transitions from or to `STATE`, ..., connections that were in it; in any usual spelling")
 	flags.StringSliceVar(&f.verdicts, "verdict", nil, "judged `VERDICT`, ...: legal, abort, linux, gap, illegal; a connection by its worst")
 	flags.StringVar(&f.netns, "netns", "", "network namespace `NS`: its inode or a path, such as /run/netns/NAME")
-	flags.StringVar(&f.cgroup, "cgroup", "", "cgroup by `PATH` (/system.slice/nginx.service) or id, with those now below it")
-	flags.StringVar(&f.container, "container", "", "container by `ID`, or its beginning")
+	flags.StringVar(&f.cgroup, "cgroup", "", "cgroup by `PATH` (/system.slice/nginx.service), with those below it, or by id")
+	flags.StringVar(&f.container, "container", "", "container by `ID`, or its beginning; a system container by its name")
 }
 
 // filter is what the flags mean.
 type filter struct {
 	events   events.Filter
 	verdicts []fsm.Verdict
+	// By the names of cgroups, which may be made at any time: "" is any.
+	cgroup    string // path of it or of one above
+	container string // beginning of its id
 }
+
+// minContainerID is what docker shows of an id; less might be part of anything.
+const minContainerID = 4
 
 func (f *filterFlags) parse() (*filter, error) {
 	p := &filter{}
@@ -100,19 +107,34 @@ func (f *filterFlags) parse() (*filter, error) {
 		return nil, usagef("--cgroup and --container exclude each other: a container is a cgroup")
 	}
 	if f.cgroup != "" {
-		if p.events.Cgroups, err = cgroupsAt(f.cgroup); err != nil {
+		var id uint64
+		if id, p.cgroup, err = parseCgroup(f.cgroup); err != nil {
 			return nil, usagef("--cgroup: %w", err)
 		}
-	}
-	if f.container != "" {
-		if p.events.Cgroups, err = cgroupsOfContainer(f.container); err != nil {
-			return nil, usagef("--container: %w", err)
+		if id != 0 {
+			p.events.Cgroups = []uint64{id}
 		}
+	}
+	if p.container = f.container; p.container != "" && len(p.container) < minContainerID {
+		return nil, usagef("--container: %q is too short: want at least %d characters of the container's id, or its cgroup with --cgroup", p.container, minContainerID)
 	}
 	return p, nil
 }
 
-// kernelOptions are the parts of the filter that the kernel can decide.
+// wantsPlace decides about a cgroup by its name. One whose name is not known is
+// wanted if none is asked for.
+func (f *filter) wantsPlace(p events.Place) bool {
+	switch {
+	case f.cgroup != "":
+		return p.Path != "" && below(p.Path, f.cgroup)
+	case f.container != "":
+		return strings.HasPrefix(p.Container, f.container)
+	}
+	return true
+}
+
+// kernelOptions are the parts of the filter that the kernel can decide. It knows no
+// names of cgroups.
 func (f *filter) kernelOptions() *bpf.Options {
 	o := &bpf.Options{NetNS: f.events.NetNS, Cgroups: f.events.Cgroups}
 	switch {

@@ -74,7 +74,7 @@ func TestKernelOwner(t *testing.T) {
 		at := netip.AddrPortFrom(ns.v4(1), 1000)
 		server := ns.startRole(0, "server", at.String())
 		server.says()
-		client := ns.startRole(nobody, "client", at.String(), "the client")
+		client := ns.startRole(nobody, "client", at.String(), "the client", "talks")
 		client.says()
 		client.finish()
 		server.finish()
@@ -85,13 +85,19 @@ func TestKernelOwner(t *testing.T) {
 			return owner{client.cmd.Process.Pid, "the client", nobody, "connect"}
 		})
 		r.checkOwners(localAt(at), func(l *line) owner {
-			source := "listen"
-			if l.From == fsm.CloseWait.String() || l.From == fsm.LastAck.String() {
-				source = "close"
-			}
-			return owner{server.cmd.Process.Pid, "exe", 0, source}
+			return owner{server.cmd.Process.Pid, "exe", 0, sourceOfChild(l)}
 		})
 	})
+}
+
+// sourceOfChild says how the process of an accepted socket is known: it reads a
+// byte before the connection is closed.
+func sourceOfChild(l *line) string {
+	switch l.From {
+	case fsm.Closed.String(), fsm.Listen.String(), fsm.SynRcvd.String():
+		return "listen"
+	}
+	return "accept"
 }
 
 // TestKernelOwnerPrefork: a child belongs to the process that listens until the
@@ -106,7 +112,7 @@ func TestKernelOwnerPrefork(t *testing.T) {
 		server := ns.startRole(0, "prefork", at.String())
 		worker, err := strconv.Atoi(server.says())
 		check(t, err)
-		client := ns.startRole(nobody, "client", at.String())
+		client := ns.startRole(nobody, "client", at.String(), "the client", "talks")
 		client.says()
 		client.finish()
 		server.finish()
@@ -114,8 +120,8 @@ func TestKernelOwnerPrefork(t *testing.T) {
 		r := tr.finish()
 		r.expect(listened, clientFirst, serverSecond)
 		r.checkOwners(localAt(at), func(l *line) owner {
-			if l.From == fsm.CloseWait.String() || l.From == fsm.LastAck.String() {
-				return owner{worker, "exe", 0, "close"}
+			if sourceOfChild(l) == "accept" {
+				return owner{worker, "exe", 0, "accept"}
 			}
 			return owner{server.cmd.Process.Pid, "exe", 0, "listen"}
 		})

@@ -25,6 +25,7 @@ const envRole = "TCPTRACE_TEST_ROLE"
 func init() {
 	roles = map[string]func([]string) error{
 		"client": playClient, "server": playServer, "prefork": playPrefork, "worker": playWorker,
+		"actor": playActor,
 	}
 	name := os.Getenv(envRole)
 	if name == "" {
@@ -86,7 +87,8 @@ func (p *process) finish() {
 
 func awaitStdin() { _, _ = io.Copy(io.Discard, os.Stdin) }
 
-// playClient calls itself COMM and connects to ADDRESS.
+// playClient calls itself COMM and connects to ADDRESS. With a third argument it
+// also says a byte and waits for the answer.
 func playClient(args []string) error {
 	to, err := netip.ParseAddrPort(args[0])
 	if err != nil {
@@ -105,6 +107,15 @@ func playClient(args []string) error {
 	if err := unix.Connect(fd, sockaddr(to)); err != nil {
 		return err
 	}
+	if len(args) > 2 {
+		b := []byte{'x'}
+		if _, err := unix.Write(fd, b); err != nil {
+			return err
+		}
+		if _, err := unix.Read(fd, b); err != nil {
+			return err
+		}
+	}
 	fmt.Println("connected")
 	awaitStdin()
 	return unix.Close(fd)
@@ -121,7 +132,8 @@ func listenAt(arg string) (fd int, err error) {
 	return fd, errors.Join(unix.Bind(fd, sockaddr(at)), unix.Listen(fd, 16))
 }
 
-// playServer listens on ADDRESS and serves one client to its end.
+// playServer listens on ADDRESS and serves one client to its end: it says again what
+// that says.
 func playServer(args []string) error {
 	listener, err := listenAt(args[0])
 	if err != nil {
@@ -143,6 +155,9 @@ func serveOne(listener int) error {
 	for b := make([]byte, 1); ; {
 		if n, err := unix.Read(fd, b); err != nil || n == 0 {
 			return errors.Join(err, unix.Close(fd))
+		}
+		if _, err := unix.Write(fd, b); err != nil {
+			return err
 		}
 	}
 }

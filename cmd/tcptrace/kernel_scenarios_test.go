@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -519,16 +520,24 @@ func TestKernelReconnect(t *testing.T) {
 	})
 }
 
-// TestKernelStartedBeforeInFinWait2: of such a socket the minisock is not known
-// either, as nothing names it. That is no reason to think that there is none.
+// TestKernelStartedBeforeInFinWait2: the minisock of a socket that was there before
+// is joined with it, and that there is none is noticed.
 func TestKernelStartedBeforeInFinWait2(t *testing.T) {
 	requireKernel(t)
-	for _, limit := range []string{"100", "0"} {
-		t.Run("tcp_max_tw_buckets="+limit, func(t *testing.T) {
+	for _, test := range []struct {
+		limit, want string
+		illegal     int
+	}{
+		{"100", "FIN_WAIT_2 minisock", 0},
+		{"0", "FIN_WAIT_2 CLOSED(illegal: TIME_WAIT skipped: net.ipv4.tcp_max_tw_buckets is reached (0 of 0))", 1},
+	} {
+		t.Run("tcp_max_tw_buckets="+test.limit, func(t *testing.T) {
 			inNetNS(t, func(ns *netns) {
-				ns.sysctl("ipv4/tcp_max_tw_buckets", limit)
+				ns.sysctl("ipv4/tcp_max_tw_buckets", test.limit)
+				ns.illegal = test.illegal
 				listener, client, server := halfClosed(ns)
 				tr := trace(ns)
+				tr.awaitWalk()
 				server.read("")
 				server.close()
 				client.read("")
@@ -536,8 +545,8 @@ func TestKernelStartedBeforeInFinWait2(t *testing.T) {
 				listener.close()
 				r := tr.finishWith(func(*life) bool { return true })
 				for _, s := range r.sockets {
-					if strings.Contains(s.path(), "FIN_WAIT_2") && s.judged() != "FIN_WAIT_2 CLOSED(linux)" {
-						ns.t.Errorf("saw %v", s)
+					if strings.Contains(s.path(), "FIN_WAIT_2") && !strings.HasSuffix(s.String(), test.want) {
+						ns.t.Errorf("saw %v, want %s", s, test.want)
 					}
 				}
 			})
@@ -546,13 +555,15 @@ func TestKernelStartedBeforeInFinWait2(t *testing.T) {
 }
 
 // TestKernelStartedBefore: of sockets that were there before, the next step is
-// judged; how long they had been there, and whose they are, is not known.
+// judged; they have been there for a while at least, and who holds them is known.
 func TestKernelStartedBefore(t *testing.T) {
 	requireKernel(t)
+	requireHostPIDs(t)
 	inNetNS(t, func(ns *netns) {
 		t := ns.t
 		listener, client, server := ns.connected()
 		tr := trace(ns)
+		tr.awaitWalk()
 		second, secondServer := ns.dial(ns.v4(2), listener)
 		client.close()
 		server.read("")
@@ -569,11 +580,13 @@ func TestKernelStartedBefore(t *testing.T) {
 			clientFirst, serverSecond)
 		for _, s := range r.sockets {
 			l := s.lines[0]
-			if l.Dwell != nil {
-				t.Errorf("%v has a dwell of %d ns in %s, which began before", s, *l.Dwell, l.From)
+			if before := l.From == "ESTABLISHED" || l.To == fsm.Closed.String(); before {
+				if l.Dwell == nil || !l.atLeast() || l.OwnerSource != "snapshot" {
+					t.Errorf("%v: dwell %v, a lower bound: %t, owner by %q; want a lower bound and an owner by snapshot", s, l.Dwell, l.atLeast(), l.OwnerSource)
+				}
 			}
-			if l.OwnerSource == "listen" {
-				t.Errorf("%v has an owner from a listen that was not seen", s)
+			if l.owner().pid != os.Getpid() {
+				t.Errorf("%v has the owner %+v, want %d", s, l.owner(), os.Getpid())
 			}
 		}
 	})

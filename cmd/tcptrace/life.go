@@ -42,12 +42,13 @@ func newLife() *cobra.Command {
 			if until != untilClosed && until != untilGone {
 				return usagef("--until %s: want closed or gone", until)
 			}
-			return f.run(cmd, "waiting for connections to end", &output.TextOptions{Lifecycles: true}, func(r *results) view {
+			return f.run(cmd, "waiting for connections to end", &output.TextOptions{Table: output.TableLifecycles}, func(r *results) view {
 				return &lifeView{results: r, untilGone: until == untilGone, open: open}
 			})
 		}),
 	}
 	f.register(cmd)
+	f.registerStuck(cmd)
 	cmd.Flags().StringVar(&until, "until", "", "`WHEN` to print: closed, with TIME_WAIT only begun, or gone, with TIME_WAIT over\n(default closed; gone for JSON and for recordings)")
 	cmd.Flags().BoolVar(&open, "open", false, "at the end also print what is still open")
 	complete(cmd, "until", untilClosed, untilGone)

@@ -28,6 +28,8 @@ func (v *lifeView) take(t *lifecycle.Transition) error {
 	return v.show(t.Life, t.Time)
 }
 
+func (v *lifeView) walkEnded(*events.Walked) error { return nil }
+
 // finish shows what is in TIME_WAIT, or all that is open.
 func (v *lifeView) finish(end uint64, tracker *lifecycle.Tracker) error {
 	if v.full() {
@@ -48,6 +50,7 @@ func (v *lifeView) show(l *lifecycle.Life, at uint64) error {
 	}
 	c := &v.lifecycle
 	l.Lifecycle(at, c)
+	c.Place = v.names.place(c.Cgroup)
 	if !v.filter.wantsVerdict(c.Verdict) || !v.filter.wantsLifecycle(c) {
 		return nil
 	}
@@ -66,7 +69,7 @@ func (v *lifeView) show(l *lifecycle.Life, at uint64) error {
 // wantsLifecycle holds the filter against a connection: its states are all that
 // it was in.
 func (f *filter) wantsLifecycle(c *lifecycle.Lifecycle) bool {
-	return f.events.MatchStates(c.Path...) && f.events.MatchSocket(&events.Event{
+	return f.wantsPlace(c.Place) && f.events.MatchStates(c.Path...) && f.events.MatchSocket(&events.Event{
 		Local: c.Local, Remote: c.Remote, Family: c.Family, Owner: c.Owner, NetNS: c.NetNS, Cgroup: c.Cgroup,
 	}) == events.Accept
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"time"
 
 	"tcptrace/events"
@@ -20,6 +21,7 @@ type pipeline struct {
 	recording *recording // nil: none
 	tracker   *lifecycle.Tracker
 	view      view
+	log       *slog.Logger
 	*results
 
 	transition lifecycle.Transition // the present one
@@ -27,8 +29,10 @@ type pipeline struct {
 
 // view chooses what of the tracker's findings is shown.
 type view interface {
-	// take is called with each transition, in order.
+	// take is called with each transition and each snapshot, in order.
 	take(*lifecycle.Transition) error
+	// walkEnded is called when the snapshots of a walk have been taken.
+	walkEnded(*events.Walked) error
 	// finish shows what is left when tracing has ended, at the given time.
 	finish(end uint64, tracker *lifecycle.Tracker) error
 }
@@ -37,8 +41,11 @@ type view interface {
 type results struct {
 	filter  *filter
 	sink    output.Sink
+	clock   events.Clock
 	limit   uint64 // of rows; 0: none
 	rows    uint64
+	names   nameTable
+	unnamed uint64 // transitions left out, because the name of a cgroup is not known
 	summary output.Summary
 }
 
@@ -53,6 +60,9 @@ func (r *results) shown() error {
 
 // full reports whether no more rows are wanted.
 func (r *results) full() bool { return r.limit > 0 && r.rows >= r.limit }
+
+// reasonUnnamed is of a notice.
+const reasonUnnamed = "the name of the cgroup is not known"
 
 // errEnough ends the reading.
 var errEnough = errors.New("enough is shown")
@@ -98,7 +108,19 @@ func (p *pipeline) take(r *events.Record) error {
 	switch r.Kind {
 	case events.KindTransition:
 		p.tracker.Observe(&r.Event, &p.transition)
+		p.transition.Place = p.names.place(r.Event.Cgroup)
+		if !p.wantsPlace(&p.transition) {
+			return nil
+		}
 		return p.view.take(&p.transition)
+	case events.KindName:
+		p.names.take(&r.Name)
+		return nil
+	case events.KindWalked:
+		p.log.Info("walked the sockets", "time", time.Duration(r.Walked.Time-r.Walked.Start), "unseen", r.Walked.Unseen)
+		err := p.view.walkEnded(&r.Walked)
+		p.names.walked()
+		return err
 	case events.KindLoss:
 		if r.Loss.Reason.Records() {
 			p.summary.Lost += r.Loss.Count
@@ -113,6 +135,18 @@ func (p *pipeline) take(r *events.Record) error {
 	return p.sink.Flush()
 }
 
+// wantsPlace reports whether the filter wants a socket for its cgroup. Where the
+// name of that is not known, it counts what is left out for this alone.
+func (r *results) wantsPlace(t *lifecycle.Transition) bool {
+	if r.filter.wantsPlace(t.Place) {
+		return true
+	}
+	if t.Place.Path == "" && r.filter.events.Match(t.Event) == events.Accept {
+		r.unnamed++
+	}
+	return false
+}
+
 func (p *pipeline) finishRecording() error {
 	if p.recording == nil {
 		return nil
@@ -123,6 +157,11 @@ func (p *pipeline) finishRecording() error {
 func (p *pipeline) finishResults() error {
 	if err := p.view.finish(p.source.End(), p.tracker); err != nil && !errors.Is(err, errEnough) {
 		return err
+	}
+	if p.unnamed > 0 {
+		if err := p.sink.Notice(&output.Notice{Kind: output.NoticeUndecided, Reason: reasonUnnamed, Count: p.unnamed}); err != nil {
+			return err
+		}
 	}
 	if n := p.tracker.Evicted(); n > 0 {
 		if err := p.sink.Notice(&output.Notice{Kind: output.NoticeForgotten, Count: n}); err != nil {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"reflect"
 	"testing"
@@ -18,6 +20,8 @@ import (
 var recordings = map[string]func() []byte{
 	"scenarios.tct":  scenarios,
 	"lifecycles.tct": lifecycles,
+	"containers.tct": containers,
+	"stuck.tct":      stuck,
 }
 
 // scenarios is one host on which everything happens in turn that one transition
@@ -65,6 +69,121 @@ func lifecycles() []byte {
 		To(fsm.TimeWait, time.Second, eventstest.Minisock)
 	lost := events.Loss{Time: s.Events()[len(s.Events())-1].Time + uint64(10*time.Second), Reason: events.LossHandshakes, Count: 3}
 	return eventstest.Recording(s.Events(), lost)
+}
+
+// containers is one on which owners are in cgroups, most of which have a name.
+func containers() []byte {
+	cgroups := []struct {
+		id   uint64
+		path string
+	}{
+		{101, "/system.slice/docker-4f2a9c0d1e3b58677f8091a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6.scope"},
+		{102, "/system.slice/nginx.service"},
+		{103, "/system.slice/nginx.service/worker"},
+		{104, "/system.slice/nginx.service2"},
+		{105, "/lxc.payload.a\x1b[2J\"\xff\nb/system.slice/cron.service"},
+		{106, ""}, // gone before it was asked for
+		{0, ""},   // not known
+	}
+	s := eventstest.New(eventstest.Start)
+	var records []events.Record
+	done := 0
+	for i, c := range cgroups {
+		client, _ := s.Pair(fmt.Sprintf("10.0.0.1:%d", 40000+i), "10.0.0.2:80")
+		client.Cgroup = c.id
+		client.To(fsm.SynSent, time.Second).To(fsm.Closed, time.Millisecond, eventstest.Errno(111))
+		if c.path != "" {
+			records = append(records, events.Record{Kind: events.KindName, Name: events.Name{Kind: events.NameCgroup, ID: c.id, Text: c.path}})
+		}
+		for _, e := range s.Events()[done:] {
+			records = append(records, events.Record{Kind: events.KindTransition, Event: e})
+			done++
+		}
+	}
+	return eventstest.RecordingOf(records)
+}
+
+// stuck is one that begins when a server leaks connections, with three walks over its
+// sockets.
+func stuck() []byte {
+	const second = uint64(time.Second)
+	start := eventstest.Start
+	server := events.Owner{PID: 4243, UID: 33, Comm: events.MakeComm("python3"), Source: events.OwnerSnapshot}
+	socket := func(cookie uint64, state fsm.State, at, entered uint64, flags events.Flags) events.Event {
+		return events.Event{
+			Time: start + at, Entered: start + entered, Cookie: cookie, From: state, To: state,
+			Source: events.SourceSnapshot, Flags: flags, Family: 2, NetNS: 4026531840, Cgroup: 101,
+			Local:  netip.MustParseAddrPort("10.0.0.2:8080"),
+			Remote: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), 40000+uint16(cookie)),
+		}
+	}
+	held := func(e events.Event, fd int32) events.Event {
+		e.Owner = server
+		e.Snapshot = events.Snapshot{Silent: e.Time - e.Entered, Holders: 1, FD: fd}
+		return e
+	}
+	var records []events.Record
+	add := func(e events.Event) {
+		records = append(records, events.Record{Kind: events.KindTransition, Event: e})
+	}
+	walked := func(at uint64, unseen string) {
+		records = append(records, events.Record{Kind: events.KindWalked, Walked: events.Walked{Start: start + at - second/1000, Time: start + at, Unseen: unseen}})
+	}
+	step := func(e events.Event, to fsm.State, seq uint32) events.Event {
+		e.Source, e.Snapshot, e.To, e.Seq = events.SourceTracepoint, events.Snapshot{}, to, seq
+		return e
+	}
+	records = append(records,
+		events.Record{Kind: events.KindName, Name: events.Name{Kind: events.NameCgroup, ID: 101, Text: "/system.slice/app.service"}},
+		events.Record{Kind: events.KindName, Name: events.Name{Kind: events.NameExe, ID: 4243, Text: "/usr/bin/python3.11"}})
+
+	const atLeast = events.FlagAtLeast
+	const begun = 200 * second // so that there is a time before it
+	start -= begun
+	leaked := socket(1, fsm.CloseWait, begun+1*second, begun-90*second, atLeast|events.FlagPeerFIN)
+	leaked = held(leaked, 7)
+	leaked.Snapshot.RecvQueue = 120
+	add(leaked)
+	listener := held(socket(2, fsm.Listen, begun+1*second, begun+1*second, atLeast), 3)
+	listener.Remote = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+	listener.Snapshot = events.Snapshot{Holders: 1, FD: 3, SendQueue: 128}
+	add(listener)
+	busy := held(socket(3, fsm.Established, begun+1*second, begun-10*second, atLeast), 8)
+	add(busy)
+	minisock := socket(4, fsm.TimeWait, begun+1*second, begun-39*second, atLeast|events.FlagMinisock)
+	minisock.Snapshot.Left = 20 * second
+	add(minisock)
+	request := socket(5, fsm.SynRcvd, begun+1*second, begun-12*second, atLeast|events.FlagRequest)
+	request.Snapshot = events.Snapshot{Unanswered: 3, Left: 2 * second}
+	add(request)
+	walked(begun+1*second, "network namespaces that cannot be entered: 1 (enter network namespace 4026532177: operation not permitted)")
+
+	fin := step(busy, fsm.CloseWait, 1)
+	fin.Time = start + begun + 5*second
+	fin.Flags = atLeast | events.FlagPeerFIN
+	add(fin)
+
+	leaked.Time = start + begun + 30*second
+	add(leaked)
+	waiting := held(socket(3, fsm.CloseWait, begun+30*second, begun+5*second, events.FlagPeerFIN), 8)
+	waiting.Seq = 1
+	add(waiting)
+	walked(begun+30*second, "")
+
+	leaked.Time, waiting.Time = start+begun+70*second, start+begun+70*second
+	add(leaked)
+	add(waiting)
+	walked(begun+70*second, "")
+
+	closed := step(leaked, fsm.LastAck, 1)
+	closed.Time = start + begun + 80*second
+	closed.Flags = atLeast | events.FlagPeerFIN | events.FlagLocal
+	closed.Shutdown = 3
+	add(closed)
+	gone := step(closed, fsm.Closed, 2)
+	gone.From, gone.Entered, gone.Time, gone.Flags = fsm.LastAck, closed.Time, closed.Time+second/10, events.FlagOrphan|events.FlagPeerFIN
+	add(gone)
+	return eventstest.RecordingOf(records)
 }
 
 // TestRecordings holds the recordings against the scenarios. UPDATE=1 writes

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -48,6 +49,25 @@ type live struct {
 	losses  bpf.Losses
 	pending []events.Loss
 	checkAt uint64 // when to look at the losses again
+
+	walks   walks
+	walking chan walked // of the walk that goes on; nil: none does
+	cancel  context.CancelFunc
+	walkAt  uint64        // when the next one begins
+	walked  events.Walked // is over, which is to be delivered; Time 0: none is
+}
+
+// walks says when the sockets that are there are walked: at the start, and then
+// with this time between, if it is not 0.
+type walks struct {
+	every time.Duration
+	only  bool // nothing is traced: once, and that is the end
+}
+
+// walked is what came of a walk.
+type walked struct {
+	events.Walked
+	err error
 }
 
 // settle is how long a record may be behind others in the ring that are
@@ -57,7 +77,7 @@ const settle = uint64(5 * time.Millisecond)
 // lossInterval is how often the loss counters are read.
 const lossInterval = uint64(time.Second)
 
-func openLive(o *bpf.Options) (*live, error) {
+func openLive(o *bpf.Options, walks walks) (*live, error) {
 	offset, err := bpf.ClockOffset()
 	if err != nil {
 		return nil, err
@@ -71,16 +91,80 @@ func openLive(o *bpf.Options) (*live, error) {
 	if err != nil {
 		return nil, errors.Join(err, tracer.Close())
 	}
-	return &live{
+	l := &live{
 		tracer: tracer, clock: events.Clock{Offset: offset},
-		start: start, checkAt: start + lossInterval,
-	}, nil
+		start: start, checkAt: start + lossInterval, walks: walks,
+	}
+	l.walk(start)
+	return l, nil
+}
+
+// walk begins a walk, beside which the ring is read.
+func (l *live) walk(now uint64) {
+	var ctx context.Context
+	ctx, l.cancel = context.WithCancel(context.Background())
+	done := make(chan walked, 1)
+	l.walking = done
+	go func() {
+		unseen, err := l.tracer.Walk(ctx)
+		end, clockErr := bpf.Now()
+		done <- walked{events.Walked{Start: now, Time: max(end, now), Unseen: unseenWords(unseen)}, errors.Join(err, clockErr)}
+	}()
+}
+
+// unseenWords says of what a walk did not find the sockets, "" if it found all.
+func unseenWords(u bpf.Unseen) string {
+	var parts []string
+	if n := len(u.NetNS); n > 0 {
+		parts = append(parts, fmt.Sprintf("network namespaces that cannot be entered: %d", n))
+	}
+	if u.Processes > 0 {
+		parts = append(parts, fmt.Sprintf("processes whose network namespace is not known: %d", u.Processes))
+	}
+	if parts == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s (%v)", strings.Join(parts, ", "), u.Err)
+}
+
+// checkWalk takes what came of a walk that is over, and begins the next when it
+// is time.
+func (l *live) checkWalk(now uint64) {
+	if l.walking == nil {
+		if l.walks.every > 0 && now >= l.walkAt && l.walked.Time == 0 && !l.stopped {
+			l.walk(now)
+		}
+		return
+	}
+	select {
+	case w := <-l.walking:
+		l.walking = nil
+		l.cancel()
+		l.walkAt = now + uint64(l.walks.every)
+		l.walked = w.Walked
+		if w.err != nil { // what is traced is as good without
+			l.walked.Unseen = w.err.Error()
+		}
+		if l.walks.only {
+			l.Stop()
+		}
+	default:
+	}
 }
 
 func (l *live) Next(r *events.Record) error {
 	for {
-		if l.order.Pop(l.until, &r.Event) {
+		until := l.until
+		if l.walked.Time != 0 {
+			until = min(until, l.walked.Time)
+		}
+		if l.order.Pop(until, &r.Event) {
 			r.Kind = events.KindTransition
+			return nil
+		}
+		if l.walked.Time != 0 && l.walked.Time <= l.until && !l.order.Waits(l.walked.Time) {
+			r.Kind, r.Walked = events.KindWalked, l.walked
+			l.walked = events.Walked{}
 			return nil
 		}
 		if len(l.pending) > 0 {
@@ -119,10 +203,7 @@ func (l *live) read() error {
 		}
 		l.order.Push(&e)
 		l.until = max(l.until, e.Time-min(settle, e.Time))
-		if e.Time < l.checkAt {
-			return nil
-		}
-		return l.checkLosses(e.Time)
+		return l.look(e.Time)
 	case errors.Is(err, bpf.ErrIdle):
 		now, err := bpf.Now()
 		if err != nil {
@@ -130,10 +211,7 @@ func (l *live) read() error {
 		}
 		l.idle = true
 		l.until = now - settle
-		if now < l.checkAt {
-			return nil
-		}
-		return l.checkLosses(now)
+		return l.look(now)
 	case errors.Is(err, io.EOF):
 		l.ended = true
 		l.until = ^uint64(0)
@@ -142,12 +220,22 @@ func (l *live) read() error {
 	return err
 }
 
+// look does what is due beside reading.
+func (l *live) look(now uint64) error {
+	l.checkWalk(now)
+	if now < l.checkAt {
+		return nil
+	}
+	return l.checkLosses(now)
+}
+
 // Stop implements [source]. It takes effect when Next reads again, which an idle
 // ring makes it do within milliseconds and a full one at once.
 func (l *live) Stop() { l.stop.Store(true) }
 
 func (l *live) detach() error {
 	l.stopped = true
+	l.endWalk()
 	if err := l.tracer.Stop(); err != nil {
 		return err
 	}
@@ -209,7 +297,19 @@ func (l *live) End() uint64 {
 	return l.end
 }
 
-func (l *live) Close() error { return l.tracer.Close() }
+func (l *live) Close() error {
+	l.endWalk()
+	return l.tracer.Close()
+}
+
+// endWalk breaks off the walk that goes on, if there is one.
+func (l *live) endWalk() {
+	if l.walking != nil {
+		l.cancel()
+		<-l.walking
+		l.walking = nil
+	}
+}
 
 // header describes this run in a recording.
 func (l *live) header() (capture.Header, error) {
@@ -290,8 +390,13 @@ func (r *replay) Next(rec *events.Record) error {
 		return r.explain(err)
 	}
 	at := rec.Event.Time
-	if rec.Kind == events.KindLoss {
+	switch rec.Kind {
+	case events.KindLoss:
 		at = rec.Loss.Time
+	case events.KindWalked:
+		at = rec.Walked.Time
+	case events.KindName:
+		at = r.last
 	}
 	if at > r.limit {
 		return io.EOF

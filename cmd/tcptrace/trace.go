@@ -15,5 +15,6 @@ func newTrace() *cobra.Command {
 		}),
 	}
 	f.register(cmd)
+	f.registerStuck(cmd)
 	return cmd
 }

@@ -15,6 +15,9 @@ type traceView struct {
 }
 
 func (v *traceView) take(t *lifecycle.Transition) error {
+	if t.Source == events.SourceSnapshot { // no transition
+		return nil
+	}
 	if earlier := v.held.take(t); earlier != nil && v.filter.events.Match(earlier.Event) == events.Accept {
 		if err := v.show(earlier); err != nil {
 			return err
@@ -49,6 +52,8 @@ func (v *traceView) show(t *lifecycle.Transition) error {
 	}
 	return v.shown()
 }
+
+func (v *traceView) walkEnded(*events.Walked) error { return nil }
 
 func (v *traceView) finish(uint64, *lifecycle.Tracker) error {
 	n := v.held.undecided()

@@ -38,13 +38,22 @@ type viewFlags struct {
 
 	maxConnections int
 	noTimeWait     bool
+
+	stuck   stuckFlags
+	speaks  bool // of what is stuck, beside the view
+	looks   bool // for nothing else
+	watches bool // all the time, not once
 }
 
 // Conditions of --fail-on.
 const (
 	failOnIllegal = "illegal"
+	failOnStuck   = "stuck"
 	failOnLost    = "lost"
 )
+
+// conditions are all of --fail-on.
+var conditions = []string{failOnIllegal, failOnStuck, failOnLost}
 
 func (f *viewFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
@@ -54,10 +63,10 @@ func (f *viewFlags) register(cmd *cobra.Command) {
 	flags.BoolVar(&f.wide, "wide", false, "text: more columns, whole names")
 	flags.BoolVar(&f.noColor, "no-color", false, "text: no colours (also NO_COLOR)")
 	flags.StringVarP(&f.read, "read", "r", "", "read the recording `FILE` (- for standard input) instead of the kernel")
-	flags.StringVarP(&f.write, "write", "w", "", "also record to the new `FILE`, what -p, --comm, -s, --verdict and addresses leave out included")
+	flags.StringVarP(&f.write, "write", "w", "", "also record to the new `FILE`, what -p, --comm, -s, --verdict, addresses and names of cgroups leave out included")
 	flags.Uint64VarP(&f.count, "count", "c", 0, "stop after `N` rows")
 	flags.DurationVar(&f.duration, "duration", 0, "stop after `D`, such as 30s or 5m")
-	flags.StringSliceVar(&f.failOn, "fail-on", nil, "end with status 4 if there was `WHAT`: illegal, lost")
+	flags.StringSliceVar(&f.failOn, "fail-on", nil, "end with status 4 if there was `WHAT`: illegal, stuck, lost")
 	flags.IntVar(&f.buffer, "buffer", 0, "`BYTES` of the buffer that the kernel fills, a power of two (default 16 MiB)")
 	flags.IntVar(&f.maxConnections, "max-connections", lifecycle.DefaultMaxConnections, "follow up to `N` sockets at once, at about 300 bytes each")
 	flags.BoolVar(&f.noTimeWait, "no-time-wait", false, "leave out what the kernel's timers tell: TIME_WAIT and handshakes are not measured")
@@ -66,7 +75,7 @@ func (f *viewFlags) register(cmd *cobra.Command) {
 	complete(cmd, "output", "text", "json")
 	complete(cmd, "state", names(fsm.States())...)
 	complete(cmd, "verdict", names(fsm.Verdicts())...)
-	complete(cmd, "fail-on", failOnIllegal, failOnLost)
+	complete(cmd, "fail-on", conditions...)
 }
 
 // complete offers the values of a flag to the shell.
@@ -100,7 +109,7 @@ func (f *viewFlags) run(cmd *cobra.Command, doing string, text *output.TextOptio
 	if err != nil {
 		return err
 	}
-	if f.read == "" && f.format == "text" {
+	if f.read == "" && f.format == "text" && doing != "" {
 		cmd.PrintErrf("tcptrace: %s; Ctrl-C ends it\n", doing)
 	}
 	defer func() { err = errors.Join(err, source.Close()) }()
@@ -115,13 +124,14 @@ func (f *viewFlags) run(cmd *cobra.Command, doing string, text *output.TextOptio
 		stop() // a second signal ends it at once
 	})()
 
-	r := &results{filter: filter, sink: f.sink(cmd, source, text), limit: f.count}
+	r := &results{filter: filter, sink: f.sink(cmd, source, text), clock: source.Clock(), limit: f.count}
 	p := &pipeline{
 		source:    source,
 		recording: recording,
 		tracker:   lifecycle.NewTracker(f.maxConnections),
-		view:      makeView(r),
+		view:      f.stuckView(makeView(r), r),
 		results:   r,
+		log:       log,
 	}
 	if err := p.run(); err != nil {
 		return err
@@ -130,6 +140,18 @@ func (f *viewFlags) run(cmd *cobra.Command, doing string, text *output.TextOptio
 		return errCondition
 	}
 	return nil
+}
+
+// stuckView adds to a view what is to be said of sockets that are stuck.
+func (f *viewFlags) stuckView(inner view, r *results) view {
+	if !f.looks && !f.speaks {
+		return inner
+	}
+	r.summary.HasStuck = true
+	return &stuckView{
+		results: r, limits: f.stuck.limits, inner: inner,
+		watch: f.watches || !f.looks, recital: f.read != "",
+	}
 }
 
 // stopSignals are those that end tracing in good order. A hang-up that nohup
@@ -156,10 +178,12 @@ func (f *viewFlags) validate(flags *pflag.FlagSet) error {
 		return usagef("-o %s: want text or json", f.format)
 	}
 	for _, condition := range f.failOn {
-		if condition != failOnIllegal && condition != failOnLost {
-			return usagef("--fail-on %s: want illegal or lost", condition)
+		if !slices.Contains(conditions, condition) {
+			return usagef("--fail-on %s: want illegal, stuck or lost", condition)
 		}
 	}
+	// What is asked for is looked for.
+	f.speaks = f.speaks || !f.looks && (f.stuck.on || slices.Contains(f.failOn, failOnStuck))
 	switch {
 	case f.maxConnections < 1:
 		return usagef("--max-connections %d: want at least 1", f.maxConnections)
@@ -190,6 +214,11 @@ func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (
 		return r, nil, nil
 	}
 
+	if filter.cgroup != "" || filter.container != "" {
+		if _, err := cgroup2Mount(); err != nil {
+			return nil, nil, err
+		}
+	}
 	var file *os.File
 	if f.write != "" {
 		var err error
@@ -201,7 +230,12 @@ func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (
 	options.BufferSize = f.buffer
 	options.NoTimers = f.noTimeWait
 	options.ResetReasons = events.ResetNumbers()
-	l, err := openLive(options)
+	walks := walks{only: f.looks && !f.watches}
+	if f.watches || f.speaks {
+		walks.every = f.stuck.interval()
+	}
+	options.WalkOnly = walks.only
+	l, err := openLive(options, walks)
 	var rec *recording
 	if err == nil && file != nil {
 		rec, err = newRecording(file, l)
@@ -217,7 +251,7 @@ func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (
 	}
 	log.Info("attached to sock:inet_sock_set_state", "clock_offset", l.clock.Offset,
 		"time_wait", l.tracer.TimeWait() == nil, "handshakes", l.tracer.HalfOpen() == nil)
-	return l, rec, nil
+	return newNamer(l, f.looks || f.speaks), rec, nil
 }
 
 func (f *viewFlags) logger(w io.Writer) *slog.Logger {
@@ -251,5 +285,6 @@ func isTerminal(w io.Writer) bool {
 // met reports whether a condition of --fail-on was met.
 func (f *viewFlags) met(s *output.Summary) bool {
 	return slices.Contains(f.failOn, failOnIllegal) && s.Illegal > 0 ||
+		slices.Contains(f.failOn, failOnStuck) && s.Stuck > 0 ||
 		slices.Contains(f.failOn, failOnLost) && s.Lost > 0
 }

@@ -1,0 +1,248 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"tcptrace/events"
+	"tcptrace/fsm"
+	"tcptrace/fsm/lifecycle"
+	"tcptrace/output"
+)
+
+// stuckView speaks of sockets that are in a state for longer than its limit, by
+// itself or beside another view, whose rows come first.
+type stuckView struct {
+	*results
+	limits  lifecycle.Limits
+	inner   view // nil: none
+	watch   bool // speaks when it happens; else of what is stuck at the end
+	recital bool // of a recording, in which the end may be long after the last walk
+
+	over    map[socketID]*overdue
+	walks   uint64 // begun so far
+	looked  uint64 // at sockets, by the present walk
+	walked  bool   // one is over
+	unseen  string // told already
+	leaks   leaks
+	scratch lifecycle.Stuck
+}
+
+// overdue is a socket that is over its limit.
+type overdue struct {
+	lifecycle.Stuck
+	walk uint64 // that saw it last
+}
+
+func (v *stuckView) take(t *lifecycle.Transition) error {
+	if v.inner != nil {
+		if err := v.inner.take(t); err != nil {
+			return err
+		}
+	}
+	if t.Source == events.SourceSnapshot {
+		return v.meet(t)
+	}
+	if len(v.over) == 0 {
+		return nil
+	}
+	id := idOf(t)
+	if o := v.over[id]; o != nil && t.To != o.State {
+		return v.resolve(id, t.Time, t.To)
+	}
+	return nil
+}
+
+// meet holds what a walk has found against its limit.
+func (v *stuckView) meet(t *lifecycle.Transition) error {
+	if v.filter.events.Match(t.Event) != events.Accept {
+		return nil
+	}
+	v.looked++
+	s := &v.scratch
+	if !v.limits.Check(t, s) {
+		return nil
+	}
+	id := idOf(t)
+	if o := v.over[id]; o != nil && o.State == s.State {
+		o.walk = v.walks
+		return nil
+	}
+	if s.Owner.Known() {
+		s.Exe = v.names.exe(s.Owner.PID)
+	}
+	return v.add(id)
+}
+
+// add takes what was found stuck, in scratch, and tells of it.
+func (v *stuckView) add(id socketID) error {
+	if v.over == nil {
+		v.over = make(map[socketID]*overdue)
+	}
+	v.over[id] = &overdue{v.scratch, v.walks}
+	if !v.watch {
+		return nil
+	}
+	return v.tell(&v.scratch)
+}
+
+func (v *stuckView) tell(s *lifecycle.Stuck) error {
+	if !s.Resolved {
+		v.summary.Stuck++
+	}
+	if err := v.sink.Stuck(s); err != nil {
+		return err
+	}
+	return v.shown()
+}
+
+// resolve ends what is stuck no more: it went on to the state, 0 if that is not
+// known.
+func (v *stuckView) resolve(id socketID, at uint64, to fsm.State) error {
+	o := v.over[id]
+	delete(v.over, id)
+	if !v.watch {
+		return nil
+	}
+	o.Resolve(at, to)
+	return v.tell(&o.Stuck)
+}
+
+// walkEnded takes stock after each walk: what it has not seen any more is gone.
+func (v *stuckView) walkEnded(w *events.Walked) error {
+	if v.inner != nil {
+		if err := v.inner.walkEnded(w); err != nil {
+			return err
+		}
+	}
+	if w.Unseen != "" && w.Unseen != v.unseen {
+		v.unseen = w.Unseen
+		if err := v.sink.Notice(&output.Notice{Time: v.clock.Time(w.Time), Kind: output.NoticeUnseen, Reason: w.Unseen}); err != nil {
+			return err
+		}
+	}
+	for _, id := range v.sorted() {
+		if o := v.over[id]; o.walk != v.walks && o.Time < w.Start {
+			if err := v.resolve(id, w.Time, 0); err != nil {
+				return err
+			}
+		}
+	}
+	v.summary.Sockets = max(v.summary.Sockets, v.looked)
+	v.looked, v.walked = 0, true
+	v.walks++
+	if v.watch {
+		return v.tellLeaks(w.Time)
+	}
+	return nil
+}
+
+// finish tells what is stuck at the end.
+func (v *stuckView) finish(end uint64, tracker *lifecycle.Tracker) error {
+	if v.inner != nil {
+		if err := v.inner.finish(end, tracker); err != nil {
+			return err
+		}
+	}
+	if v.watch || v.full() {
+		return nil
+	}
+	if !v.walked {
+		err := v.sink.Notice(&output.Notice{Kind: output.NoticeUnseen, Reason: "the walk over the sockets did not come to its end"})
+		if err != nil {
+			return err
+		}
+		v.summary.Sockets = v.looked
+	}
+	if v.recital {
+		v.grow(end, tracker)
+	}
+	for _, id := range v.sorted() {
+		if err := v.tell(&v.over[id].Stuck); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// grow makes what is stuck as old as it is at the end of a recording, and adds what
+// no walk found, as it came to be stuck later.
+func (v *stuckView) grow(end uint64, tracker *lifecycle.Tracker) {
+	for _, o := range v.over {
+		if end > o.Time {
+			o.Age += time.Duration(end - o.Time)
+			o.Time = end
+		}
+	}
+	_ = tracker.Each(func(l *lifecycle.Life) error {
+		s := &v.scratch
+		if !v.limits.CheckLife(l, end, s) {
+			return nil
+		}
+		s.Place = v.names.place(s.Cgroup)
+		id := socketID{s.Cookie, s.Generation}
+		if v.over[id] == nil && v.wantsStuck(s) {
+			return v.add(id)
+		}
+		return nil
+	})
+}
+
+func (v *stuckView) wantsStuck(s *lifecycle.Stuck) bool {
+	return v.filter.wantsPlace(s.Place) && v.filter.events.Match(&events.Event{
+		From: s.State, To: s.State, Local: s.Local, Remote: s.Remote, Family: s.Family,
+		Owner: s.Owner, NetNS: s.NetNS, Cgroup: s.Cgroup,
+	}) == events.Accept
+}
+
+// sorted returns what is stuck, the oldest first.
+func (v *stuckView) sorted() []socketID {
+	return slices.SortedFunc(maps.Keys(v.over), func(a, b socketID) int {
+		return cmp.Or(cmp.Compare(v.over[b].Age, v.over[a].Age), cmp.Compare(a.cookie, b.cookie), cmp.Compare(a.generation, b.generation))
+	})
+}
+
+// leaks counts, once a minute, the connections that processes have not closed.
+type leaks struct {
+	at     uint64 // when that was; 0: not yet
+	counts map[uint32]uint64
+}
+
+// tellLeaks tells of processes that have more connections stuck in CLOSE_WAIT than
+// a minute ago.
+func (v *stuckView) tellLeaks(now uint64) error {
+	const minute = uint64(time.Minute)
+	if v.leaks.at != 0 && now-v.leaks.at < minute {
+		return nil
+	}
+	counts, names := make(map[uint32]uint64), make(map[uint32]events.Comm)
+	for _, o := range v.over {
+		if o.State == fsm.CloseWait && o.Owner.Known() {
+			counts[o.Owner.PID]++
+			names[o.Owner.PID] = o.Owner.Comm
+		}
+	}
+	before := v.leaks
+	v.leaks = leaks{now, counts}
+	if before.at == 0 {
+		return nil
+	}
+	for _, pid := range slices.Sorted(maps.Keys(counts)) {
+		n, then := counts[pid], before.counts[pid]
+		if n <= then {
+			continue
+		}
+		comm := names[pid]
+		err := v.sink.Notice(&output.Notice{
+			Time: v.clock.Time(now), Kind: output.NoticeGrowing, Count: n - then,
+			Reason: fmt.Sprintf("%v of %s (%d): %d stuck, %d more than a minute ago", fsm.CloseWait, comm.Bytes(), pid, n, n-then),
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
