@@ -21,6 +21,10 @@ func (v *lifeView) take(t *lifecycle.Transition) error {
 			return err
 		}
 	}
+	if t.Source == events.SourceSnapshot { // no end, and what was closed before is not closed now
+		t.Life.Marked = t.Life.Marked || !v.untilGone && t.Life.InMinisock()
+		return nil
+	}
 	over := t.Ended || !v.untilGone && t.Flags&events.FlagMinisock != 0
 	if !over || t.Life.Marked {
 		return nil
@@ -30,13 +34,13 @@ func (v *lifeView) take(t *lifecycle.Transition) error {
 
 func (v *lifeView) walkEnded(*events.Walked) error { return nil }
 
-// finish shows what is in TIME_WAIT, or all that is open.
+// finish shows what has come to TIME_WAIT, or all that is open.
 func (v *lifeView) finish(end uint64, tracker *lifecycle.Tracker) error {
 	if v.full() {
 		return nil
 	}
 	return tracker.Each(func(l *lifecycle.Life) error {
-		if l.Marked || !v.open && !l.InMinisock() {
+		if l.Marked || !v.open && !(l.InMinisock() && l.Moved()) {
 			return nil
 		}
 		return v.show(l, end)

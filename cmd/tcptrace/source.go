@@ -154,17 +154,13 @@ func (l *live) checkWalk(now uint64) {
 
 func (l *live) Next(r *events.Record) error {
 	for {
-		until := l.until
-		if l.walked.Time != 0 {
-			until = min(until, l.walked.Time)
-		}
-		if l.order.Pop(until, &r.Event) {
-			r.Kind = events.KindTransition
-			return nil
-		}
-		if l.walked.Time != 0 && l.walked.Time <= l.until && !l.order.Waits(l.walked.Time) {
+		if at := l.walked.Time; at != 0 && at <= l.until && !l.order.Waits(at) {
 			r.Kind, r.Walked = events.KindWalked, l.walked
 			l.walked = events.Walked{}
+			return nil
+		}
+		if l.order.Pop(l.until, &r.Event) {
+			r.Kind = events.KindTransition
 			return nil
 		}
 		if len(l.pending) > 0 {

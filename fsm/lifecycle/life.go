@@ -99,6 +99,9 @@ func (l *Life) IsConnection() bool { return l.flags&lifeListener == 0 }
 // the kernel keeps TIME_WAIT, or FIN_WAIT_2, without it.
 func (l *Life) InMinisock() bool { return l.flags&lifeMinisock != 0 }
 
+// Moved reports whether a transition was seen, not only where it was found.
+func (l *Life) Moved() bool { return l.steps > 1 }
+
 // observe adds a transition that has been judged.
 func (l *Life) observe(t *Transition) {
 	e := t.Event
