@@ -22,6 +22,7 @@ type pipeline struct {
 	tracker   *lifecycle.Tracker
 	view      view
 	log       *slog.Logger
+	unseen    string // by a walk, told already
 	*results
 
 	transition lifecycle.Transition // the present one
@@ -117,10 +118,7 @@ func (p *pipeline) take(r *events.Record) error {
 		p.names.take(&r.Name)
 		return nil
 	case events.KindWalked:
-		p.log.Info("walked the sockets", "time", time.Duration(r.Walked.Time-r.Walked.Start), "unseen", r.Walked.Unseen)
-		err := p.view.walkEnded(&r.Walked)
-		p.names.walked()
-		return err
+		return p.walkEnded(&r.Walked)
 	case events.KindLoss:
 		if r.Loss.Reason.Records() {
 			p.summary.Lost += r.Loss.Count
@@ -133,6 +131,20 @@ func (p *pipeline) take(r *events.Record) error {
 		})
 	}
 	return p.sink.Flush()
+}
+
+// walkEnded says once what a walk could not see.
+func (p *pipeline) walkEnded(w *events.Walked) error {
+	p.log.Info("walked the sockets", "time", time.Duration(w.Time-w.Start), "unseen", w.Unseen)
+	defer p.names.walked()
+	if w.Unseen != "" && w.Unseen != p.unseen {
+		p.unseen = w.Unseen
+		n := &output.Notice{Time: p.clock.Time(w.Time), Kind: output.NoticeUnseen, Reason: w.Unseen}
+		if err := p.sink.Notice(n); err != nil {
+			return err
+		}
+	}
+	return p.view.walkEnded(w)
 }
 
 // wantsPlace reports whether the filter wants a socket for its cgroup. Where the

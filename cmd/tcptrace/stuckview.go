@@ -26,7 +26,6 @@ type stuckView struct {
 	walks   uint64 // begun so far
 	looked  uint64 // at sockets, by the present walk
 	walked  bool   // one is over
-	unseen  string // told already
 	leaks   leaks
 	scratch lifecycle.Stuck
 }
@@ -115,12 +114,6 @@ func (v *stuckView) resolve(id socketID, at uint64, to fsm.State) error {
 func (v *stuckView) walkEnded(w *events.Walked) error {
 	if v.inner != nil {
 		if err := v.inner.walkEnded(w); err != nil {
-			return err
-		}
-	}
-	if w.Unseen != "" && w.Unseen != v.unseen {
-		v.unseen = w.Unseen
-		if err := v.sink.Notice(&output.Notice{Time: v.clock.Time(w.Time), Kind: output.NoticeUnseen, Reason: w.Unseen}); err != nil {
 			return err
 		}
 	}
