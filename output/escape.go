@@ -7,10 +7,10 @@ import (
 
 const hex = "0123456789abcdef"
 
-// appendEscaped appends bytes that a process chose, so that they cannot steer
+// AppendEscaped appends bytes that a process chose, so that they cannot steer
 // the terminal or forge a row: what does not print becomes \xNN or \u{NNNN},
 // a backslash is doubled.
-func appendEscaped(b, text []byte) []byte {
+func AppendEscaped(b, text []byte) []byte {
 	for len(text) > 0 {
 		r, size := utf8.DecodeRune(text)
 		switch {
@@ -30,10 +30,10 @@ func appendEscaped(b, text []byte) []byte {
 	return b
 }
 
-// appendJSONString appends the bytes as a JSON string. Invalid UTF-8 becomes
+// AppendJSONString appends the bytes as a JSON string. Invalid UTF-8 becomes
 // U+FFFD, as JSON cannot say it; what does not print is escaped, as people do
 // look at JSON in terminals.
-func appendJSONString[T string | []byte](b []byte, text T) []byte {
+func AppendJSONString[T string | []byte](b []byte, text T) []byte {
 	b = append(b, '"')
 	for _, r := range string(text) {
 		switch {

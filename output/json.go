@@ -290,7 +290,7 @@ func appendOwner(b []byte, o *events.Owner, netns uint32, cgroup uint64, place *
 	if o.Known() {
 		b = appendNumber(b, "pid", uint64(o.PID))
 		b = append(b, `,"comm":`...)
-		b = appendJSONString(b, o.Comm.Bytes())
+		b = AppendJSONString(b, o.Comm.Bytes())
 		b = appendNumber(b, "uid", uint64(o.UID))
 		b = appendWord(b, "owner_source", o.Source.String())
 	}
@@ -473,5 +473,5 @@ func appendText(b []byte, name, value string) []byte {
 	b = append(b, ',', '"')
 	b = append(b, name...)
 	b = append(b, '"', ':')
-	return appendJSONString(b, value)
+	return AppendJSONString(b, value)
 }

@@ -72,7 +72,15 @@ func appendWideLifecycle(b []byte, c *lifecycle.Lifecycle) []byte {
 	return append(padLeft(b, start, 5), ' ')
 }
 
-// shortNames are the states in a path.
+// ShortName names a state in two letters at most, as in a path; one without a name
+// as String does.
+func ShortName(s fsm.State) string {
+	if name := shortNames[s]; name != "" {
+		return name
+	}
+	return s.String()
+}
+
 var shortNames = map[fsm.State]string{
 	fsm.Closed: "C", fsm.Listen: "L", fsm.SynSent: "SS", fsm.SynRcvd: "SR", fsm.Established: "E",
 	fsm.FinWait1: "F1", fsm.FinWait2: "F2", fsm.CloseWait: "CW", fsm.Closing: "CG", fsm.LastAck: "LA",
@@ -93,11 +101,7 @@ func (t *Text) appendPath(b []byte, c *lifecycle.Lifecycle) []byte {
 		if i > 0 {
 			b = append(b, "·"...)
 		}
-		if name := shortNames[s]; name != "" {
-			b = append(b, name...)
-		} else {
-			b = append(b, s.String()...)
-		}
+		b = append(b, ShortName(s)...)
 		if !t.options.Wide {
 			continue
 		}
@@ -111,7 +115,7 @@ func (t *Text) appendPath(b []byte, c *lifecycle.Lifecycle) []byte {
 			} else if c.Estimated && s == fsm.TimeWait {
 				b = append(b, '~')
 			}
-			b = appendDuration(b, d)
+			b = AppendDuration(b, d)
 		} else {
 			b = append(b, " -"...)
 		}
@@ -146,7 +150,7 @@ func (t *Text) appendStory(b []byte, c *lifecycle.Lifecycle) []byte {
 		} else if c.Estimated {
 			b = append(b, '~')
 		}
-		b = appendDuration(b, c.TimeWait)
+		b = AppendDuration(b, c.TimeWait)
 	}
 	if c.Verdict == fsm.Gap {
 		b = t.appendColored(append(b, "  "...), fsm.Gap, "gap", "records are missing")
@@ -181,8 +185,8 @@ func appendSize(b []byte, n uint64, known bool) []byte {
 
 const sizeUnits = " KMGTPE"
 
-// appendDuration appends a duration with three digits, such as 12.3ms.
-func appendDuration(b []byte, d time.Duration) []byte {
+// AppendDuration appends a duration with three digits, such as 12.3ms.
+func AppendDuration(b []byte, d time.Duration) []byte {
 	value, unit := float64(d), "ns"
 	for _, u := range []struct {
 		size time.Duration

@@ -56,7 +56,7 @@ func (n *Notice) words() string {
 	case NoticeUnmeasured:
 		return "not measured: " + n.Reason
 	case NoticeGrowing:
-		return "growing: " + string(appendEscaped(nil, []byte(n.Reason)))
+		return "growing: " + string(AppendEscaped(nil, []byte(n.Reason)))
 	case NoticeUnseen:
 		return "not looked at: " + n.Reason
 	}

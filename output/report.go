@@ -239,12 +239,12 @@ func (g *group) row() (r reportRow) {
 	}
 	if o.Owner.Known() {
 		r[4] = strconv.AppendUint(nil, uint64(o.Owner.PID), 10)
-		r[5] = appendEscaped(nil, o.Owner.Comm.Bytes())
+		r[5] = AppendEscaped(nil, o.Owner.Comm.Bytes())
 	}
 	if place := shortPlace(&o.Place); place != "" {
 		r[5] = append(r[5], " ("...)
 		start := len(r[5])
-		r[5] = appendEscaped(r[5], []byte(place))
+		r[5] = AppendEscaped(r[5], []byte(place))
 		if utf8.RuneCount(r[5][start:]) > maxPlace {
 			r[5] = append(cutTo(r[5], start, maxPlace-1), "…"...)
 		}

@@ -170,7 +170,7 @@ func (t *Text) appendOwner(b []byte, o *events.Owner, width int) []byte {
 	b = padLeft(strconv.AppendUint(b, uint64(o.PID), 10), start, 7)
 	b = append(b, ' ')
 	start = len(b)
-	b = appendEscaped(b, o.Comm.Bytes())
+	b = AppendEscaped(b, o.Comm.Bytes())
 	if !t.options.Wide {
 		b = cutTo(b, start, width)
 	}
