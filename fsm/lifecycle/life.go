@@ -89,6 +89,7 @@ const (
 	lifeFound    // last is where a walk found it, not what a transition said
 	lifeSince    // start is when it was known to live, not when it began
 	lifeAtLeast  // the first state was entered by the time that is known, or before
+	lifeMet      // since the last Sweep
 )
 
 // IsConnection reports whether it is, or was to become, a connection: it is no

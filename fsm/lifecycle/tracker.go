@@ -48,7 +48,8 @@ type Tracker struct {
 	lives   slab  // the first is the end of the list by last use
 	free    int32 // first of the unused, chained by newer; 0: none
 	evicted uint64
-	single  Life // of an event that is all of its connection
+	counts  [1 << 8]int // sockets followed, by state
+	single  Life        // of an event that is all of its connection
 	unended Life
 }
 
@@ -105,6 +106,10 @@ func NewTracker(maxConnections int) *Tracker {
 // Evicted returns how many sockets have been forgotten for want of room.
 func (t *Tracker) Evicted() uint64 { return t.evicted }
 
+// Count returns how many sockets are followed that are in the state: listeners and
+// minisocks are among them, handshakes not.
+func (t *Tracker) Count(s fsm.State) int { return t.counts[s] }
+
 // Observe judges the next event and stores what is known of it in out, which
 // refers to the event. A snapshot is no transition and gets no verdict.
 func (t *Tracker) Observe(e *events.Event, out *Transition) {
@@ -144,7 +149,9 @@ func (t *Tracker) Observe(e *events.Event, out *Transition) {
 		out.Reason += fmt.Sprintf(" (before: %v -> %v)", l.prev, l.last)
 	}
 
+	before := l.last
 	l.observe(out)
+	t.moved(before, l)
 	if e.To == fsm.Closed {
 		t.remove(i)
 	} else {
@@ -170,8 +177,41 @@ func (t *Tracker) snapshot(out *Transition) {
 		i = t.add(id)
 	}
 	// It stays where it is in the order by last use: being looked at is no use.
-	out.Life = &t.lives.at(i).Life
-	out.Life.found(out, t.evicted > 0)
+	l := &t.lives.at(i).Life
+	before := l.last
+	l.found(out, t.evicted > 0)
+	t.moved(before, l)
+	out.Life = l
+}
+
+// moved keeps account of a socket that is followed and was in the state before.
+func (t *Tracker) moved(before fsm.State, l *Life) {
+	t.counts[before]--
+	t.counts[l.last]++
+	l.flags |= lifeMet
+}
+
+// Sweep forgets the sockets of which neither a record nor a walk has told since the
+// last Sweep, and calls f with each, which says as little of its end as is known. It
+// is for when a walk over all sockets is over: what that has not found is gone,
+// though the record of its end was lost.
+func (t *Tracker) Sweep(f func(*Life) error) error {
+	for i := t.lives.at(0).newer; i != 0; {
+		l := t.lives.at(i)
+		next := l.newer
+		if l.flags&lifeMet == 0 {
+			t.unended = l.Life
+			t.unended.entered = 0
+			t.unended.miss()
+			t.remove(i)
+			if err := f(&t.unended); err != nil {
+				return err
+			}
+		}
+		l.flags &^= lifeMet
+		i = next
+	}
+	return nil
 }
 
 // endEarlier forgets the generation before the event's, of whose end there was no
@@ -267,6 +307,7 @@ func (t *Tracker) add(id socketID) int32 {
 		i = t.lives.add()
 	}
 	*t.lives.at(i) = slot{Life: Life{cookie: id.cookie, generation: id.generation}}
+	t.counts[0]++ // until it is known
 	t.index.put(t.lives, i)
 	t.link(i)
 	return i
@@ -275,6 +316,7 @@ func (t *Tracker) add(id socketID) int32 {
 // remove forgets a socket. Its Life stays readable until its place is used
 // again.
 func (t *Tracker) remove(i int32) {
+	t.counts[t.lives.at(i).last]--
 	t.index.remove(t.lives, t.lives.at(i).id())
 	t.unlink(i)
 	t.lives.at(i).newer = t.free
