@@ -59,6 +59,8 @@ func (n *Notice) words() string {
 		return "growing: " + string(AppendEscaped(nil, []byte(n.Reason)))
 	case NoticeUnseen:
 		return "not looked at: " + n.Reason
+	case NoticeSuppressed:
+		return fmt.Sprintf("%s not shown: more than are shown in a minute", count(n.Count, "finding"))
 	}
 	return fmt.Sprintf("%s %s: %d", n.Kind, n.Reason, n.Count)
 }
