@@ -548,6 +548,9 @@ type Record struct {
 	Loss   Loss
 	Walked Walked
 	Name   Name
+	// Until is of KindIdle: what came before that time, as Event.Time, has been
+	// delivered.
+	Until uint64
 }
 
 // Walked says that a walk over the sockets of the host is over: what it found, as

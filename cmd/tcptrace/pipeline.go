@@ -38,6 +38,12 @@ type view interface {
 	finish(end uint64, tracker *lifecycle.Tracker) error
 }
 
+// idler is a view that shows something when time has passed, though nothing came.
+type idler interface {
+	// idle is called when everything before the given time has been taken.
+	idle(until uint64) error
+}
+
 // results is what the views have in common.
 type results struct {
 	filter  *filter
@@ -129,6 +135,11 @@ func (p *pipeline) take(r *events.Record) error {
 			Reason: r.Loss.Reason.String(),
 			Count:  r.Loss.Count,
 		})
+	}
+	if v, ok := p.view.(idler); ok {
+		if err := v.idle(r.Until); err != nil {
+			return err
+		}
 	}
 	return p.sink.Flush()
 }

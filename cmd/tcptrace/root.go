@@ -102,6 +102,7 @@ const traceHelp = `  sudo tcptrace                                  every transi
   tcptrace -r incident.tct --wide                look at the recording, anywhere, without privileges
   sudo tcptrace --duration 1m --fail-on illegal  a check for scripts: status 4 if there was one
   sudo tcptrace life                             one line per connection: path, times, why it ended
+  sudo tcptrace stat --duration 10s              how often, how long, how it ended: in sum
   sudo tcptrace stuck                            who keeps what open too long, now
   sudo tcptrace check                            what this kernel and these privileges allow
 
@@ -122,7 +123,7 @@ func newRoot() *cobra.Command {
 	trace.Use = "trace"
 	trace.Short = "Show every transition as it happens (the default)"
 	trace.Long = traceHelp
-	root.AddCommand(trace, newLife(), newStuck(), newMachine(), newCheck(), newVersion())
+	root.AddCommand(trace, newLife(), newStat(), newStuck(), newMachine(), newCheck(), newVersion())
 	return root
 }
 

@@ -170,7 +170,7 @@ func (l *live) Next(r *events.Record) error {
 		}
 		if l.idle {
 			l.idle = false
-			r.Kind = events.KindIdle
+			r.Kind, r.Until = events.KindIdle, l.until
 			return nil
 		}
 		if l.ended {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -39,6 +40,8 @@ type viewFlags struct {
 	maxConnections int
 	noTimeWait     bool
 
+	formats []string // of -o, the default first; nil: text and json
+
 	stuck   stuckFlags
 	speaks  bool // of what is stuck, beside the view
 	looks   bool // for nothing else
@@ -59,7 +62,7 @@ func (f *viewFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	f.filter.register(flags)
-	flags.StringVarP(&f.format, "output", "o", "text", "`FORMAT`: text or json")
+	flags.StringVarP(&f.format, "output", "o", f.outputs()[0], "`FORMAT`: "+orList(f.outputs()))
 	flags.BoolVar(&f.wide, "wide", false, "text: more columns, whole names")
 	flags.BoolVar(&f.noColor, "no-color", false, "text: no colours (also NO_COLOR)")
 	flags.StringVarP(&f.read, "read", "r", "", "read the recording `FILE` (- for standard input) instead of the kernel")
@@ -67,21 +70,40 @@ func (f *viewFlags) register(cmd *cobra.Command) {
 	flags.Uint64VarP(&f.count, "count", "c", 0, "stop after `N` rows")
 	flags.DurationVar(&f.duration, "duration", 0, "stop after `D`, such as 30s or 5m")
 	flags.StringSliceVar(&f.failOn, "fail-on", nil, "end with status 4 if there was `WHAT`: illegal, stuck, lost")
+	f.registerTracing(flags)
+
+	complete(cmd, "output", f.outputs()...)
+	complete(cmd, "state", names(fsm.States())...)
+	complete(cmd, "verdict", names(fsm.Verdicts())...)
+	complete(cmd, "fail-on", conditions...)
+}
+
+// registerTracing adds the flags that say how the kernel is traced.
+func (f *viewFlags) registerTracing(flags *pflag.FlagSet) {
 	flags.IntVar(&f.buffer, "buffer", 0, "`BYTES` of the buffer that the kernel fills, a power of two (default 16 MiB)")
 	flags.IntVar(&f.maxConnections, "max-connections", lifecycle.DefaultMaxConnections, "follow up to `N` sockets at once, at about 300 bytes each")
 	flags.BoolVar(&f.noTimeWait, "no-time-wait", false, "leave out what the kernel's timers tell: TIME_WAIT and handshakes are not measured")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "say on standard error what is being done")
-
-	complete(cmd, "output", "text", "json")
-	complete(cmd, "state", names(fsm.States())...)
-	complete(cmd, "verdict", names(fsm.Verdicts())...)
-	complete(cmd, "fail-on", conditions...)
 }
 
 // complete offers the values of a flag to the shell.
 func complete(cmd *cobra.Command, flag string, values ...string) {
 	// Fails only for a flag that is not there.
 	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// outputs are the values of -o.
+func (f *viewFlags) outputs() []string {
+	if f.formats != nil {
+		return f.formats
+	}
+	return []string{"text", "json"}
+}
+
+// orList writes "a, b or c".
+func orList(words []string) string {
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 func names[T fmt.Stringer](values []T) []string {
@@ -92,8 +114,18 @@ func names[T fmt.Stringer](values []T) []string {
 	return names
 }
 
-// run traces, from the kernel or a file, until it is told to stop.
-func (f *viewFlags) run(cmd *cobra.Command, doing string, text *output.TextOptions, makeView func(*results) view) (err error) {
+// run traces, from the kernel or a file, until it is told to stop, and shows the
+// results.
+func (f *viewFlags) run(cmd *cobra.Command, doing string, text *output.TextOptions, makeView func(*results) view) error {
+	return f.trace(cmd, doing, func(p *pipeline) view {
+		p.sink = f.sink(cmd, p.source, text)
+		return makeView(p.results)
+	})
+}
+
+// trace traces, from the kernel or a file, until it is told to stop. What the results
+// go to is for makeView to say.
+func (f *viewFlags) trace(cmd *cobra.Command, doing string, makeView func(*pipeline) view) (err error) {
 	if err := f.validate(cmd.Flags()); err != nil {
 		return err
 	}
@@ -124,15 +156,14 @@ func (f *viewFlags) run(cmd *cobra.Command, doing string, text *output.TextOptio
 		stop() // a second signal ends it at once
 	})()
 
-	r := &results{filter: filter, sink: f.sink(cmd, source, text), clock: source.Clock(), limit: f.count}
 	p := &pipeline{
 		source:    source,
 		recording: recording,
 		tracker:   lifecycle.NewTracker(f.maxConnections),
-		view:      f.stuckView(makeView(r), r),
-		results:   r,
+		results:   &results{filter: filter, clock: source.Clock(), limit: f.count},
 		log:       log,
 	}
+	p.view = f.stuckView(makeView(p), p.results)
 	if err := p.run(); err != nil {
 		return err
 	}
@@ -174,8 +205,8 @@ func (f *viewFlags) validate(flags *pflag.FlagSet) error {
 	if empty != nil {
 		return empty
 	}
-	if !slices.Contains([]string{"text", "json"}, f.format) {
-		return usagef("-o %s: want text or json", f.format)
+	if formats := f.outputs(); !slices.Contains(formats, f.format) {
+		return usagef("-o %s: want %s", f.format, orList(formats))
 	}
 	for _, condition := range f.failOn {
 		if !slices.Contains(conditions, condition) {
@@ -270,11 +301,16 @@ func (f *viewFlags) sink(cmd *cobra.Command, s source, text *output.TextOptions)
 		results = output.NewJSON(out, s.Clock())
 	} else {
 		text.Wide = f.wide
-		text.Color = !f.noColor && os.Getenv("NO_COLOR") == "" && isTerminal(out)
+		text.Color = f.color(out)
 		text.Location = time.Local
 		results = output.NewText(out, s.Clock(), text)
 	}
 	return output.Multi{results, output.NewMessages(cmd.ErrOrStderr())}
+}
+
+// color reports whether text is to have colours.
+func (f *viewFlags) color(out io.Writer) bool {
+	return !f.noColor && os.Getenv("NO_COLOR") == "" && isTerminal(out)
 }
 
 func isTerminal(w io.Writer) bool {

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"tcptrace/fsm"
+)
+
+// statLine is a line of tcptrace stat.
+type statLine struct {
+	Start, End  string
+	Transitions int
+	Matrix      []struct {
+		From, To       string
+		Count, Illegal int
+	}
+	Dwell map[string]struct {
+		Count, Unknown int
+		AtLeast        int `json:"at_least"`
+	}
+	Closed map[string]int
+	Lost   map[string]int
+	Groups []struct{ Transitions int }
+	Other  struct{ Transitions int }
+}
+
+// edge is a transition as such, by the names of the states.
+type edge struct{ from, to string }
+
+// TestKernelStat holds the matrix, put together from many short windows, against the
+// kernel's own trace of the same transitions.
+func TestKernelStat(t *testing.T) {
+	requireKernel(t)
+	const connections = 2000
+	for name, args := range map[string][]string{
+		"measured":     {"stat", "--interval", "20ms", "--by", "lport", "--top", "3"},
+		"not measured": {"stat", "--no-time-wait", "--by", "comm"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inNetNS(t, func(ns *netns) {
+				t := ns.t
+				tr := trace(ns, args...)
+				listener := ns.listen(ns.v4(1))
+				to := sockaddr(listener.addr())
+				ns.inParallel(func() error {
+					for i := range connections {
+						from := netip.AddrPortFrom(ns.v4(byte(10+i%8)), 0)
+						if err := connectAndPart(listener.fd, sockaddr(from), to, i%4 == 0); err != nil {
+							return fmt.Errorf("connection %d: %w", i, err)
+						}
+					}
+					return nil
+				})
+				listener.close()
+
+				lives := tr.oracle.settle(ns)
+				sum, windows, lost := sumWindows(t, tr.text())
+				ns.checkDisturbance(lives, sum.total(), lost)
+				want := edges{}
+				for _, l := range lives {
+					for _, s := range l.steps {
+						want[edge{s.from.String(), s.to.String()}]++
+					}
+				}
+				if tr.timers {
+					// The kernel's socket is closed when a minisock takes over.
+					takenOver := edge{fsm.FinWait2.String(), fsm.Closed.String()}
+					want[edge{takenOver.from, fsm.TimeWait.String()}] = want[takenOver]
+					delete(want, takenOver)
+					if windows < 3 {
+						t.Errorf("only %d windows", windows)
+					}
+				}
+				if !maps.Equal(sum, want) {
+					t.Errorf("counted %v in %d windows, the kernel's own trace has %v", sum, windows, want)
+				}
+				established := edge{fsm.SynSent.String(), fsm.Established.String()}
+				if want[established] != connections {
+					t.Errorf("the kernel's own trace has %d connections, want %d", want[established], connections)
+				}
+			})
+		})
+	}
+}
+
+// connectAndPart makes a connection that its client ends: by a reset, or in good
+// order, in which it is there until its peer has closed, too.
+func connectAndPart(listener int, from, to unix.Sockaddr, byReset bool) error {
+	if byReset {
+		return connectAndClose(listener, from, to, true)
+	}
+	client, server, err := connectPair(listener, from, to)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(unix.Shutdown(client, unix.SHUT_WR), unix.Close(server))
+	_, readErr := unix.Read(client, make([]byte, 1))
+	return errors.Join(err, readErr, unix.Close(client))
+}
+
+// edges are how often there was each.
+type edges map[edge]int
+
+func (e edges) total() (n int) {
+	for _, count := range e {
+		n += count
+	}
+	return n
+}
+
+// sumWindows puts the windows together and checks that each holds what it says.
+func sumWindows(t *testing.T, text string) (sum edges, windows, lost int) {
+	t.Helper()
+	sum = edges{}
+	last := ""
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, `{"type":"stat"`) {
+			continue
+		}
+		var w statLine
+		check(t, json.Unmarshal([]byte(line), &w))
+		windows++
+		if last != "" && w.Start != last {
+			t.Errorf("a window begins at %s, the one before ended at %s", w.Start, last)
+		}
+		last = w.End
+		lost += w.Lost[passedOver]
+		inMatrix, timed := 0, map[string]int{}
+		for _, c := range w.Matrix {
+			sum[edge{c.From, c.To}] += c.Count
+			inMatrix += c.Count
+			if c.Illegal != 0 {
+				t.Errorf("%d of %s -> %s illegal", c.Illegal, c.From, c.To)
+			}
+			child := c.From == fsm.Listen.String() && c.To == fsm.SynRcvd.String()
+			if c.From != fsm.Closed.String() && !child {
+				timed[c.From] += c.Count
+			}
+		}
+		inGroups := w.Other.Transitions
+		for _, g := range w.Groups {
+			inGroups += g.Transitions
+		}
+		if inMatrix != w.Transitions || inGroups != w.Transitions {
+			t.Errorf("%d transitions in the matrix, %d in the groups, want %d", inMatrix, inGroups, w.Transitions)
+		}
+		for _, s := range slices.Sorted(maps.Keys(timed)) {
+			if d := w.Dwell[s]; d.Count+d.Unknown+d.AtLeast != timed[s] {
+				t.Errorf("%+v times in %s, want %d", d, s, timed[s])
+			}
+		}
+	}
+	return sum, windows, lost
+}

@@ -1,0 +1,19 @@
+package stat
+
+import (
+	"time"
+
+	"tcptrace/fsm/lifecycle"
+)
+
+var NewWindow = newWindow
+
+func (w *Window) Count(t *lifecycle.Transition) { w.add(t) }
+
+func (w *Window) Top(n int) ([]*Group, *Group) { return w.groups.top(n) }
+
+func (w *Window) Groups() int { return len(w.groups.byKey) }
+
+func (g *Group) Name(by By) string { return string(g.key.appendText(nil, by)) }
+
+func (h *Histogram) Count(t time.Duration) { h.add(t) }

@@ -1,0 +1,317 @@
+// Package stat counts what a window of time held: which transitions there were, how
+// long the states lasted, how connections ended; of all sockets, and of groups of
+// them. Its memory is bounded by the states and by the number of groups.
+package stat
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"tcptrace/events"
+	"tcptrace/fsm"
+	"tcptrace/fsm/lifecycle"
+	"tcptrace/output"
+)
+
+// Options choose what is counted. Nil means the zero value.
+type Options struct {
+	// Interval is the length of a window; 0: one for the whole run.
+	Interval time.Duration
+	// By is what sockets are grouped by.
+	By By
+	// MaxGroups is how many groups are told apart at once, 0 meaning
+	// DefaultMaxGroups.
+	MaxGroups int
+	// Hist are the states of which the distribution is kept.
+	Hist []fsm.State
+}
+
+// Printer shows a window, which is valid during the call only.
+type Printer interface {
+	Window(*Window) error
+}
+
+// PrinterFunc is a function as a Printer.
+type PrinterFunc func(*Window) error
+
+// Window implements [Printer].
+func (f PrinterFunc) Window(w *Window) error { return f(w) }
+
+// Sink counts transitions and has each window shown when it is over, by the time of
+// the events. Notices and the summary go on to another sink.
+type Sink struct {
+	output.Sink
+	printer Printer
+	clock   events.Clock
+	options Options
+	window  *Window
+	shown   bool // a window was
+}
+
+// NewSink returns a sink whose first window begins at the start, as
+// events.Event.Time.
+func NewSink(next output.Sink, p Printer, clock events.Clock, start uint64, o *Options) *Sink {
+	s := &Sink{Sink: next, printer: p, clock: clock}
+	if o != nil {
+		s.options = *o
+	}
+	if s.options.MaxGroups <= 0 {
+		s.options.MaxGroups = DefaultMaxGroups
+	}
+	s.window = newWindow(start, &s.options)
+	return s
+}
+
+var _ output.Sink = (*Sink)(nil)
+
+// Transition implements [output.Sink]. One that was held back and is older than the
+// window counts in it all the same.
+func (s *Sink) Transition(t *lifecycle.Transition) error {
+	if err := s.Advance(t.Time); err != nil {
+		return err
+	}
+	s.window.add(t)
+	return nil
+}
+
+// Lifecycle implements [output.Sink]: it is not counted, as its transitions are.
+func (s *Sink) Lifecycle(*lifecycle.Lifecycle) error { return nil }
+
+// Notice implements [output.Sink]. It counts losses.
+func (s *Sink) Notice(n *output.Notice) error {
+	if n.Kind == output.NoticeLost {
+		if err := s.Advance(uint64(n.Time.UnixNano() - s.clock.Offset)); err != nil {
+			return err
+		}
+		s.window.lose(n)
+	}
+	return s.Sink.Notice(n)
+}
+
+// Advance shows the windows that are over by the given time.
+func (s *Sink) Advance(now uint64) error {
+	interval := uint64(s.options.Interval)
+	if interval == 0 {
+		return nil
+	}
+	for now >= s.window.Start && now-s.window.Start >= interval {
+		if err := s.show(s.window.Start + interval); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Finish shows what is left when tracing has ended, at the given time.
+func (s *Sink) Finish(end uint64) error {
+	if err := s.Advance(end); err != nil {
+		return err
+	}
+	if s.shown && s.window.empty() && end <= s.window.Start {
+		return nil
+	}
+	return s.show(end)
+}
+
+// show shows the window up to the end, and begins the next.
+func (s *Sink) show(end uint64) error {
+	w := s.window
+	w.End = max(end, w.Start)
+	s.window, s.shown = newWindow(w.End, &s.options), true
+	return s.printer.Window(w)
+}
+
+// Edge is a transition as such.
+type Edge struct{ From, To fsm.State }
+
+// Count is of an edge.
+type Count struct {
+	All uint64
+	// Illegal of them were judged so.
+	Illegal uint64
+	// Dwell is of the state that the edge leaves, see [Window.Dwell].
+	Dwell Dwell
+}
+
+// Window is what there was from Start to End, as events.Event.Time.
+type Window struct {
+	Start, End uint64
+	Tally
+	Edges map[Edge]*Count
+	// TimeWaitEnds has what ended TIME_WAIT, by its name; "skipped" is of those that
+	// never came to be in it.
+	TimeWaitEnds map[string]uint64
+	// Lost counts what is missing, by the name of an events.LossReason.
+	Lost map[string]uint64
+
+	options *Options
+	hists   map[fsm.State]*Histogram
+	groups  groups
+}
+
+func newWindow(start uint64, o *Options) *Window {
+	w := &Window{
+		Start: start, Edges: make(map[Edge]*Count), TimeWaitEnds: make(map[string]uint64),
+		options: o, hists: make(map[fsm.State]*Histogram),
+	}
+	for _, s := range o.Hist {
+		w.hists[s] = &Histogram{}
+	}
+	return w
+}
+
+func (w *Window) empty() bool { return w.Transitions == 0 && len(w.Lost) == 0 }
+
+// Duration of the window.
+func (w *Window) Duration() time.Duration { return time.Duration(w.End - w.Start) }
+
+// Rate returns the transitions per second, if the window has a length.
+func (w *Window) Rate() (perSecond float64, known bool) {
+	d := w.Duration()
+	if d <= 0 {
+		return 0, false
+	}
+	return float64(w.Transitions) / d.Seconds(), true
+}
+
+// Dwell returns what is known of the time that sockets were in the state, over all
+// edges that leave it.
+func (w *Window) Dwell(s fsm.State) Dwell {
+	var all Dwell
+	for edge, c := range w.Edges {
+		if edge.From == s {
+			all.merge(&c.Dwell)
+		}
+	}
+	return all
+}
+
+// states returns those ends of edges of which f holds; those without a name come last.
+func (w *Window) states(f func(e Edge, s fsm.State) bool) []fsm.State {
+	in := make(map[fsm.State]bool)
+	for e := range w.Edges {
+		for _, s := range [...]fsm.State{e.From, e.To} {
+			in[s] = in[s] || f(e, s)
+		}
+	}
+	list := slices.DeleteFunc(fsm.States(), func(s fsm.State) bool { return !in[s] })
+	for _, s := range slices.Sorted(maps.Keys(in)) {
+		if in[s] && !s.Known() {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+func (w *Window) lose(n *output.Notice) {
+	if w.Lost == nil {
+		w.Lost = make(map[string]uint64)
+	}
+	w.Lost[n.Reason] += n.Count
+}
+
+// add counts a transition. It does not allocate once the edge and the group are
+// there.
+func (w *Window) add(t *lifecycle.Transition) {
+	edge := Edge{t.From, t.To}
+	c := w.Edges[edge]
+	if c == nil {
+		c = &Count{}
+		w.Edges[edge] = c
+	}
+	c.All++
+	if t.Verdict == fsm.Illegal {
+		c.Illegal++
+	}
+	w.Tally.add(t)
+	if timed(t) {
+		c.Dwell.observe(t)
+		if h := w.hists[t.From]; h != nil && t.HasDwell && !t.AtLeast {
+			h.add(t.Dwell)
+		}
+	}
+	if end := timeWaitEnd(t); end != "" {
+		w.TimeWaitEnds[end]++
+	}
+	if w.options.By != ByNone {
+		g := w.groups.of(keyOf(w.options.By, t), w.options.MaxGroups)
+		g.add(t)
+		if timed(t) {
+			g.dwell(t.From).observe(t)
+		}
+	}
+}
+
+// timed reports whether the transition ends a time in a state that is worth
+// measuring: a socket that is closed is nobody's, a child is no listener that ends,
+// and what leads a state back to itself does not end it.
+func timed(t *lifecycle.Transition) bool {
+	born := t.From == fsm.Listen && t.To == fsm.SynRcvd
+	return t.From != t.To && t.From != fsm.Closed && t.From.Known() && !born
+}
+
+// observe adds the time that the transition ends.
+func (d *Dwell) observe(t *lifecycle.Transition) {
+	switch {
+	case !t.HasDwell:
+		d.Unknown++
+	case t.AtLeast:
+		d.AtLeast++
+	default:
+		d.add(t.Dwell)
+		if t.Flags&events.FlagEstimated != 0 {
+			d.Estimated++
+		}
+	}
+}
+
+// timeWaitEnd names what ended TIME_WAIT, "" for any other transition.
+func timeWaitEnd(t *lifecycle.Transition) string {
+	switch {
+	case t.Verdict == fsm.Illegal && t.Flags&events.FlagSkipped != 0:
+		return "skipped"
+	case t.From != fsm.TimeWait || t.To != fsm.Closed:
+		return ""
+	case t.End == fsm.EndResetSent: // and its answer, a reset of ours
+		return fsm.EndReset.String()
+	case t.End == fsm.EndNone:
+		return "unknown"
+	}
+	return t.End.String()
+}
+
+// Tally is what is counted of all, and of each group.
+type Tally struct {
+	Transitions uint64
+	// Verdicts and Closed are by fsm.Verdict and, of connections that came to their
+	// end, by fsm.Cause.
+	Verdicts [fsm.Illegal + 1]uint64
+	Closed   [fsm.CauseUnknown + 1]uint64
+}
+
+func (c *Tally) add(t *lifecycle.Transition) {
+	c.Transitions++
+	c.Verdicts[t.Verdict]++
+	if t.Ended && t.Life.IsConnection() {
+		c.Closed[t.Cause]++
+	}
+}
+
+func (c *Tally) merge(o *Tally) {
+	c.Transitions += o.Transitions
+	for i, n := range o.Verdicts {
+		c.Verdicts[i] += n
+	}
+	for i, n := range o.Closed {
+		c.Closed[i] += n
+	}
+}
+
+// Ended returns how many connections came to their end.
+func (c *Tally) Ended() (n uint64) {
+	for _, of := range c.Closed {
+		n += of
+	}
+	return n
+}
