@@ -104,6 +104,7 @@ const traceHelp = `  sudo tcptrace                                  every transi
   sudo tcptrace life                             one line per connection: path, times, why it ended
   sudo tcptrace stat --duration 10s              how often, how long, how it ended: in sum
   sudo tcptrace stuck                            who keeps what open too long, now
+  sudo tcptrace agent                            metrics for Prometheus, until it is stopped
   sudo tcptrace check                            what this kernel and these privileges allow
 
 tcptrace shows every TCP socket of this host changing state, as it happens:
@@ -123,7 +124,7 @@ func newRoot() *cobra.Command {
 	trace.Use = "trace"
 	trace.Short = "Show every transition as it happens (the default)"
 	trace.Long = traceHelp
-	root.AddCommand(trace, newLife(), newStat(), newStuck(), newMachine(), newCheck(), newVersion())
+	root.AddCommand(trace, newLife(), newStat(), newStuck(), newAgent(), newMachine(), newCheck(), newVersion())
 	return root
 }
 

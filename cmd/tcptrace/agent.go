@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"tcptrace/events"
+	"tcptrace/output"
+	"tcptrace/output/prom"
+)
+
+const agentHelp = `  sudo tcptrace agent                                   metrics on http://127.0.0.1:9917/metrics
+  curl -s 127.0.0.1:9917/metrics | grep ^tcptrace_      what they are
+  sudo tcptrace agent --listen :9917 --web.config.file web.yml   for others, by TLS and password
+  sudo tcptrace agent --by comm,lport                   transitions, ends and stuck sockets by process and port
+  sudo tcptrace agent --config /etc/tcptrace/agent.yml  the same flags from a file
+  sudo tcptrace agent --limit CLOSE_WAIT=30s >> findings.jsonl   what is illegal or stuck, as JSON Lines
+
+agent runs until it is stopped. It counts transitions, time in each state, ends of
+connections and of TIME_WAIT for Prometheus, and writes what is illegal and what is
+stuck to standard output. docs/agent.md describes the metrics.`
+
+// defaultListen is where the agent listens unless told otherwise.
+const defaultListen = "127.0.0.1:9917"
+
+// defaultFindings is how many findings are written in a minute.
+const defaultFindings = 100
+
+// agentFlags are the flags of the agent, as given.
+type agentFlags struct {
+	viewFlags
+	listen, webConfig, config string
+	by                        []string
+	maxSeries                 int
+	findings                  uint64
+	profiles                  bool
+}
+
+func newAgent() *cobra.Command {
+	f := &agentFlags{}
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Run for long: metrics for Prometheus, findings as JSON Lines",
+		Long:  agentHelp,
+		Args:  cobra.NoArgs,
+		RunE:  begun(f.run),
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func (f *agentFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.StringVar(&f.listen, "listen", defaultListen, "serve /metrics and /healthz at `ADDRESS`")
+	flags.StringVar(&f.webConfig, "web.config.file", "", "TLS and passwords, from a `FILE` as of all Prometheus exporters")
+	flags.StringVar(&f.config, "config", "", "read the flags that are not given from `FILE`: YAML with their long names")
+	flags.StringSliceVar(&f.by, "by", nil, "group transitions, ends and stuck sockets by `LABEL`, ...: comm, container, unit, netns, lport")
+	flags.IntVar(&f.maxSeries, "max-series", prom.DefaultMaxSeries, "with --by, up to `N` series; the rest is counted as other")
+	flags.Uint64Var(&f.findings, "max-findings", defaultFindings, "write up to `N` findings a minute; 0: none")
+	flags.BoolVar(&f.profiles, "pprof", false, "also serve /debug/pprof, which shows what this program does")
+	f.stuck.register(flags)
+	f.filter.register(flags)
+	f.registerTracing(flags)
+
+	by := make([]string, 0, len(prom.Labels()))
+	for _, l := range prom.Labels() {
+		by = append(by, string(l))
+	}
+	complete(cmd, "by", by...)
+}
+
+// check says whether the flags make sense.
+func (f *agentFlags) check(cmd *cobra.Command) error {
+	if err := f.validate(cmd.Flags()); err != nil {
+		return err
+	}
+	if _, err := f.filter.parse(); err != nil {
+		return err
+	}
+	if _, err := prom.ParseLabels(f.by); err != nil {
+		return usagef("--by: %w", err)
+	}
+	if f.maxSeries < 1 {
+		return usagef("--max-series %d: want at least 1", f.maxSeries)
+	}
+	return nil
+}
+
+func (f *agentFlags) run(cmd *cobra.Command) error {
+	f.format, f.speaks = "text", true
+	if err := f.check(cmd); err != nil {
+		return err
+	}
+	if f.config != "" {
+		if err := readConfig(f.config, cmd.Flags(), func() error { return f.check(cmd) }); err != nil {
+			return usagef("--config: %w", err)
+		}
+	}
+	by, err := prom.ParseLabels(f.by)
+	if err != nil {
+		return usagef("--by: %w", err)
+	}
+	log := f.logger(cmd.ErrOrStderr())
+
+	pulse := &pulse{begun: time.Now()}
+	metrics := prom.New(&prom.Options{Version: version, Events: pulse.events.Load, By: by, MaxSeries: f.maxSeries})
+	var attached atomic.Bool
+	server, err := newAgentServer(f.listen, f.webConfig, f.profiles, metrics.Handler(), func() health {
+		h := health{Attached: attached.Load(), Walked: pulse.walked.Load(), Lost: metrics.Lost()}
+		if h.Attached {
+			age := pulse.age()
+			h.Reading, h.LastRead = age < stalled, age.Seconds()
+		}
+		return h
+	}, log)
+	if err != nil {
+		return err
+	}
+
+	ctx, cancel := context.WithCancel(cmd.Context())
+	defer cancel()
+	cmd.SetContext(ctx)
+	served := make(chan error, 1)
+	go func() {
+		served <- server.serve()
+		cancel()
+	}()
+	go feedWatchdog(ctx, pulse, log)
+
+	doing := fmt.Sprintf("serving metrics on %s/metrics", server.listener.Addr())
+	err = f.trace(cmd, doing, func(p *pipeline) view {
+		v := newAgentView(p, metrics, pulse, f.findingsSink(cmd, p.clock))
+		v.ready = func() { notify(log, daemon.SdNotifyReady) }
+		pulse.beat()
+		attached.Store(true)
+		return v
+	})
+	notify(log, daemon.SdNotifyStopping)
+	server.stop()
+	return errors.Join(err, <-served)
+}
+
+// findingsSink is where findings go: to standard output; notices and the summary to
+// standard error, too.
+func (f *agentFlags) findingsSink(cmd *cobra.Command, clock events.Clock) output.Sink {
+	stderr := &enduring{w: cmd.ErrOrStderr(), complaints: cmd.ErrOrStderr(), name: "standard error"}
+	messages := output.NewMessages(stderr)
+	if f.findings == 0 {
+		return messages
+	}
+	stdout := &enduring{w: cmd.OutOrStdout(), complaints: stderr, name: "standard output"}
+	return &findings{Sink: output.Multi{output.NewJSON(stdout, clock), messages}, clock: clock, most: f.findings}
+}
+
+// notify tells systemd, if it started this.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("systemd was not told", "state", state, "error", err)
+	}
+}
+
+// feedWatchdog tells systemd that all is well, as long as the ring is read.
+func feedWatchdog(ctx context.Context, p *pulse, log *slog.Logger) {
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || interval == 0 {
+		return
+	}
+	for tick := time.NewTicker(interval / 2); ; {
+		select {
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		case <-tick.C:
+			if p.age() < stalled {
+				notify(log, daemon.SdNotifyWatchdog)
+			}
+		}
+	}
+}

@@ -1,0 +1,273 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"tcptrace/events"
+	"tcptrace/fsm"
+	"tcptrace/fsm/lifecycle"
+	"tcptrace/output"
+	"tcptrace/output/prom"
+)
+
+// agentView counts what happens. Transitions and the ends of connections go to the
+// metrics; what was found goes further.
+type agentView struct {
+	*results
+	tracker *lifecycle.Tracker
+	metrics *prom.Sink
+	pulse   *pulse
+	ready   func() // called once, when the sockets from before have been walked; or nil
+
+	held      held
+	flushAt   uint64 // when to flush though there is more to read, as events.Event.Time
+	lifecycle lifecycle.Lifecycle
+}
+
+// agentDelay is how far the metrics and findings may be behind while there is always
+// more to read.
+const agentDelay = uint64(100 * time.Millisecond)
+
+// newAgentView lets the pipeline go to metrics and findings, and its reading be watched.
+func newAgentView(p *pipeline, metrics *prom.Sink, pulse *pulse, findings output.Sink) *agentView {
+	v := &agentView{results: p.results, tracker: p.tracker, metrics: metrics, pulse: pulse}
+	p.source = watched{p.source, pulse}
+	p.sink = output.Multi{metrics, socketCount{agentView: v}, findings}
+	return v
+}
+
+func (v *agentView) take(t *lifecycle.Transition) error {
+	if err := v.count(t); err != nil || t.Time < v.flushAt {
+		return err
+	}
+	v.flushAt = t.Time + agentDelay
+	return v.sink.Flush()
+}
+
+func (v *agentView) count(t *lifecycle.Transition) error {
+	if t.Unended != nil {
+		if err := v.closed(t.Unended, t.Time); err != nil {
+			return err
+		}
+	}
+	if t.Source == events.SourceSnapshot {
+		v.metrics.Found(t)
+		// What was in TIME_WAIT before is not closed now.
+		t.Life.Marked = t.Life.Marked || t.To == fsm.TimeWait
+		return nil
+	}
+	if earlier := v.held.take(t); earlier != nil && v.filter.events.Match(earlier.Event) == events.Accept {
+		if err := v.show(earlier); err != nil {
+			return err
+		}
+	}
+	if v.filter.wantsVerdict(t.Verdict) {
+		switch v.filter.events.Match(t.Event) {
+		case events.Accept:
+			if err := v.show(t); err != nil {
+				return err
+			}
+		case events.Undecided:
+			v.held.put(t)
+		}
+	}
+	// In TIME_WAIT both sides have closed; what a minisock keeps in FIN_WAIT_2 has not
+	// ended yet.
+	if t.To == fsm.TimeWait || t.Ended {
+		return v.closed(t.Life, t.Time)
+	}
+	return nil
+}
+
+func (v *agentView) show(t *lifecycle.Transition) error {
+	v.summary.Transitions++
+	switch t.Verdict {
+	case fsm.Illegal:
+		v.summary.Illegal++
+	case fsm.Gap:
+		v.summary.Gaps++
+	}
+	return v.sink.Transition(t)
+}
+
+// closed counts a connection, once.
+func (v *agentView) closed(l *lifecycle.Life, at uint64) error {
+	if l.Marked || !l.IsConnection() {
+		return nil
+	}
+	l.Marked = true
+	c := &v.lifecycle
+	l.Lifecycle(at, c)
+	c.Place = v.names.place(c.Cgroup)
+	if !v.filter.wantsVerdict(c.Verdict) || !v.filter.wantsLifecycle(c) {
+		return nil
+	}
+	v.summary.Connections++
+	return v.sink.Lifecycle(c)
+}
+
+// walkEnded forgets what the walk would have found if it were still there: the record
+// of its end was lost.
+func (v *agentView) walkEnded(w *events.Walked) error {
+	if w.Unseen == "" {
+		if err := v.tracker.Sweep(func(l *lifecycle.Life) error { return v.closed(l, w.Time) }); err != nil {
+			return err
+		}
+	}
+	if !v.pulse.walked.Swap(true) && v.ready != nil {
+		v.ready()
+	}
+	return v.sink.Flush()
+}
+
+func (v *agentView) finish(uint64, *lifecycle.Tracker) error { return nil }
+
+// socketCount takes over how many sockets there are whenever nothing waits.
+type socketCount struct {
+	output.Discard
+	*agentView
+}
+
+// Flush implements [output.Sink].
+func (s socketCount) Flush() error {
+	if s.pulse.walked.Load() {
+		s.metrics.Sockets(s.tracker.Count)
+	}
+	return nil
+}
+
+// findings shows what is illegal and what is stuck, so many a minute at most, and tells
+// how many there were more; and all notices.
+type findings struct {
+	output.Sink
+	clock events.Clock
+	most  uint64 // a minute
+
+	since      uint64 // beginning of the minute, as events.Event.Time
+	shown      uint64
+	suppressed uint64
+}
+
+// admit reports whether there is room for one more.
+func (f *findings) admit(now uint64) (bool, error) {
+	if now >= f.since+uint64(time.Minute) {
+		if err := f.tell(now); err != nil {
+			return false, err
+		}
+		f.since, f.shown = now, 0
+	}
+	if f.shown >= f.most {
+		f.suppressed++
+		return false, nil
+	}
+	f.shown++
+	return true, nil
+}
+
+// tell tells what was left out.
+func (f *findings) tell(now uint64) error {
+	n := f.suppressed
+	if n == 0 {
+		return nil
+	}
+	f.suppressed = 0
+	return f.Notice(&output.Notice{Time: f.clock.Time(now), Kind: output.NoticeSuppressed, Count: n})
+}
+
+// Transition implements [output.Sink].
+func (f *findings) Transition(t *lifecycle.Transition) error {
+	if t.Verdict != fsm.Illegal {
+		return nil
+	}
+	if ok, err := f.admit(t.Time); !ok {
+		return err
+	}
+	return f.Sink.Transition(t)
+}
+
+// Lifecycle implements [output.Sink]: it is no finding.
+func (f *findings) Lifecycle(*lifecycle.Lifecycle) error { return nil }
+
+// Stuck implements [output.Sink].
+func (f *findings) Stuck(s *lifecycle.Stuck) error {
+	if ok, err := f.admit(s.Time); !ok {
+		return err
+	}
+	return f.Sink.Stuck(s)
+}
+
+// Summary implements [output.Sink].
+func (f *findings) Summary(s *output.Summary) error {
+	if n := f.suppressed; n > 0 {
+		f.suppressed = 0
+		if err := f.Notice(&output.Notice{Kind: output.NoticeSuppressed, Count: n}); err != nil {
+			return err
+		}
+	}
+	return f.Sink.Summary(s)
+}
+
+// enduring is a writer that goes on where the other fails: a full disk is no reason to
+// stop counting. It says so once on the other writer, and when it is over.
+type enduring struct {
+	w, complaints io.Writer
+	name          string
+	failing       bool
+}
+
+// Write implements [io.Writer]. It always writes all.
+func (e *enduring) Write(b []byte) (int, error) {
+	_, err := e.w.Write(b)
+	switch {
+	case err != nil && !e.failing:
+		e.complain("%v: findings are lost until it takes them again", err)
+	case err == nil && e.failing:
+		e.complain("takes findings again")
+	}
+	e.failing = err != nil
+	return len(b), nil
+}
+
+func (e *enduring) complain(format string, args ...any) {
+	// Where that cannot be told either, nothing is left to do.
+	_, _ = fmt.Fprintf(e.complaints, "tcptrace: "+e.name+": "+format+"\n", args...)
+}
+
+// pulse shows how the reading goes, to other goroutines.
+type pulse struct {
+	begun  time.Time
+	events atomic.Uint64
+	last   atomic.Int64 // when something, or that there is nothing, was read: time since begun
+	walked atomic.Bool
+}
+
+func (p *pulse) beat() { p.last.Store(int64(time.Since(p.begun))) }
+
+// age returns the time since the last beat.
+func (p *pulse) age() time.Duration { return time.Since(p.begun) - time.Duration(p.last.Load()) }
+
+// watched is a source whose reading is watched.
+type watched struct {
+	source
+	*pulse
+}
+
+// Next implements [source].
+func (w watched) Next(r *events.Record) error {
+	if err := w.source.Next(r); err != nil {
+		return err
+	}
+	const often = 1 << 10
+	switch {
+	case r.Kind == events.KindTransition && r.Event.Source != events.SourceSnapshot:
+		if w.events.Add(1)%often == 0 {
+			w.beat()
+		}
+	case r.Kind != events.KindTransition:
+		w.beat()
+	}
+	return nil
+}
