@@ -161,3 +161,40 @@ func sumWindows(t *testing.T, text string) (sum edges, windows, lost int) {
 	}
 	return sum, windows, lost
 }
+
+// TestKernelMachineLive draws what happens while it happens.
+func TestKernelMachineLive(t *testing.T) {
+	requireKernel(t)
+	const connections = 20
+	inNetNS(t, func(ns *netns) {
+		t := ns.t
+		tr := trace(ns, "machine", "--live", "-o", "mermaid")
+		listener := ns.listen(ns.v4(1))
+		ns.do(func() error {
+			for range connections {
+				from := netip.AddrPortFrom(ns.v4(2), 0)
+				if err := connectAndPart(listener.fd, sockaddr(from), sockaddr(listener.addr()), false); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		listener.close()
+		lives := tr.oracle.settle(ns)
+		text, seen := tr.text(), 0
+		for line := range strings.Lines(text) {
+			if _, count, ok := strings.Cut(line, " : "); ok {
+				var n int
+				_, err := fmt.Sscan(count, &n)
+				check(t, err)
+				seen += n
+			}
+		}
+		ns.checkDisturbance(lives, seen, 0)
+		for _, want := range []string{"SYN_SENT --> ESTABLISHED", "FIN_WAIT_2 --> TIME_WAIT", "LAST_ACK --> CLOSED"} {
+			if !strings.Contains(text, fmt.Sprintf("    %s : %d ×, ", want, connections)) {
+				t.Errorf("want %s %d times, each with a time before it:\n%s", want, connections, text)
+			}
+		}
+	})
+}

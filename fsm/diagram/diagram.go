@@ -26,18 +26,21 @@ const (
 	Mermaid Format = "mermaid" // for Markdown: a stateDiagram-v2
 )
 
-var writers = map[Format]func() string{Text: text, DOT: dot, SVG: svg, Mermaid: mermaid}
+var writers = map[Format]func(*Usage) string{Text: text, DOT: dot, SVG: svg, Mermaid: mermaid}
 
 // Formats returns all formats.
 func Formats() []Format { return []Format{Text, DOT, SVG, Mermaid} }
 
 // Write draws the machine on w.
-func Write(w io.Writer, f Format) error {
+func Write(w io.Writer, f Format) error { return WriteUsed(w, f, nil) }
+
+// WriteUsed draws on w how the machine was used, nil meaning the machine alone.
+func WriteUsed(w io.Writer, f Format, u *Usage) error {
 	draw, ok := writers[f]
 	if !ok {
 		return fmt.Errorf("unknown format %q: want one of %s", string(f), join(Formats()))
 	}
-	_, err := io.WriteString(w, draw())
+	_, err := io.WriteString(w, draw(u))
 	return err
 }
 

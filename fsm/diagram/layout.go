@@ -109,6 +109,15 @@ var routes = map[ends]route{
 		[]point{{915, 880}, {1004, 880}, {1004, 70}, {550, 70}, {550, 110}}, label{point{995, 555}, before}},
 }
 
+// illegalRoutes are those of the edges that are no part of the figure and are known
+// to occur: where TIME_WAIT is skipped.
+var illegalRoutes = map[ends]route{
+	{fsm.FinWait2, fsm.Closed}: {
+		[]point{{125, 880}, {103, 880}, {103, 135}, {445, 135}}, label{point{112, 190}, after}},
+	{fsm.Closing, fsm.Closed}: {
+		[]point{{595, 712}, {640, 712}, {640, 135}, {595, 135}}, label{point{649, 300}, after}},
+}
+
 // area is a part of the figure with a name.
 type area struct {
 	name                string
@@ -126,12 +135,33 @@ func routeOf(e *fsm.Edge) route {
 	if r, ok := routes[ends{e.From, e.To}]; ok {
 		return r
 	}
+	if r, ok := illegalRoutes[ends{e.From, e.To}]; ok {
+		return r
+	}
 	from, to := nodes[e.From], nodes[e.To]
 	if from == to {
 		return loop(from)
 	}
 	a, b := border(from, to), border(to, from)
 	return route{[]point{a, b}, label{point{(a.x + b.x) / 2, (a.y + b.y) / 2}, middle}}
+}
+
+// move moves a label that stands above or below its line, and was to have so many
+// lines of text, away from that if it has more, and nearer if it has fewer.
+func (r *route) move(planned, lines int) {
+	if r.label.anchor != middle {
+		return
+	}
+	nearest := math.Inf(1) // from the label, downwards
+	for i, p := range r.path[1:] {
+		if d := p.y - r.label.y; p.y == r.path[i].y && math.Abs(d) < math.Abs(nearest) {
+			nearest = d
+		}
+	}
+	if math.IsInf(nearest, 1) {
+		return
+	}
+	r.label.y -= math.Copysign(1, nearest) * float64(lines-planned) * lineHeight / 2
 }
 
 // loop leads out of the right side of the node and back.

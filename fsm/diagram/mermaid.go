@@ -7,11 +7,22 @@ import (
 	"tcptrace/fsm"
 )
 
-func mermaid() string {
+func mermaid(u *Usage) string {
 	var out strings.Builder
 	out.WriteString("stateDiagram-v2\n")
-	for _, e := range legalEdges() {
-		fmt.Fprintf(&out, "    %s --> %s : %s\n", e.From, e.To, mermaidEscaper.Replace(e.Trigger()))
+	for _, e := range append(legalEdges(), u.otherEdges()...) {
+		label := e.Trigger()
+		if u != nil {
+			label = strings.Join(u.labelLines(&e), ", ")
+		}
+		fmt.Fprintf(&out, "    %s --> %s", e.From, e.To)
+		if label != "" {
+			out.WriteString(" : " + mermaidEscaper.Replace(label))
+		}
+		out.WriteByte('\n')
+	}
+	if u != nil {
+		return out.String()
 	}
 	// What is no edge of the figure is a note, as Mermaid has only one kind of
 	// arrow.

@@ -64,8 +64,10 @@ const (
 		"each with the event that triggers it and what TCP does about it."
 )
 
+type kind struct{ class, words string }
+
 // kinds are what sets an edge off, which the picture shows by colour.
-var kinds = []struct{ class, words string }{
+var kinds = []kind{
 	{"call", "local call"},
 	{"segment", "received segment"},
 	{"timeout", "timeout"},
@@ -81,32 +83,39 @@ func kindOf(e *fsm.Edge) string {
 	return "call"
 }
 
-func svg() string {
+func svg(u *Usage) string {
 	// The height is that of the notes, which come last.
 	var body strings.Builder
-	svgFigure(&body)
-	svgLegend(&body, figureHeight+36)
-	height := svgNotes(&body, footnotes(), figureHeight+78)
+	svgFigure(&body, u)
+	svgLegend(&body, figureHeight+36, u)
+	notes := footnotes()
+	if u != nil {
+		notes = u.footnotes()
+	}
+	height := svgNotes(&body, notes, figureHeight+78)
 
 	var out strings.Builder
 	fmt.Fprintf(&out, svgHead, width, height, title, description)
-	for _, k := range kinds {
+	for _, k := range u.kinds() {
 		fmt.Fprintf(&out, `<marker id="tcpfsm-%s" class="%[1]s" viewBox="0 0 10 10" refX="9" refY="5"`+
 			` markerWidth="11" markerHeight="11" markerUnits="userSpaceOnUse" orient="auto">`+
 			"<path d=\"M0 1 L10 5 L0 9 L2.5 5 Z\"/></marker>\n", k.class)
+	}
+	if u != nil {
+		out.WriteString(usedStyle)
 	}
 	fmt.Fprintf(&out, "</defs>\n<rect class=\"ground\" width=\"%d\" height=\"%d\"/>\n", width, height)
 	return out.String() + body.String() + "</svg>\n"
 }
 
-func svgFigure(out *strings.Builder) {
+func svgFigure(out *strings.Builder, u *Usage) {
 	fmt.Fprintf(out, "<text class=\"heading\" x=\"36\" y=\"42\">%s</text>\n", title)
-	fmt.Fprintf(out, "<text x=\"%d\" y=\"42\" text-anchor=\"end\">%s</text>\n", width-36, "after RFC 9293, figure 5 and section 3.10")
+	fmt.Fprintf(out, "<text x=\"%d\" y=\"42\" text-anchor=\"end\">%s</text>\n", width-36, escape(u.heading()))
 	for _, a := range areas {
 		svgArea(out, a)
 	}
-	for _, e := range legalEdges() {
-		svgEdge(out, &e)
+	for _, e := range append(legalEdges(), u.illegalEdges()...) {
+		svgEdge(out, &e, u)
 	}
 	for _, s := range fsm.States() {
 		svgState(out, s)
@@ -126,14 +135,16 @@ func svgState(out *strings.Builder, s fsm.State) {
 	fmt.Fprintf(out, "<text x=\"%s\" y=\"%s\" text-anchor=\"middle\">%s</text></g>\n", num(at.x), num(at.y+5), s)
 }
 
-func svgEdge(out *strings.Builder, e *fsm.Edge) {
-	r, kind := routeOf(e), kindOf(e)
+func svgEdge(out *strings.Builder, e *fsm.Edge, u *Usage) {
+	r, kind, lines := routeOf(e), u.kindOf(e), u.labelLines(e)
+	if len(lines) > 0 {
+		r.move(len(labelLines(e)), len(lines))
+	}
 	fmt.Fprintf(out, "<g id=\"edge-%s-%s\" class=\"edge %s\">\n", e.From, e.To, kind)
 	fmt.Fprintf(out, "<title>%s to %s: %s (%s)</title>\n", e.From, e.To, escape(e.Trigger()), escape(e.Rule))
 	path := rounded(r.path)
 	fmt.Fprintf(out, "<path class=\"casing\" d=\"%s\"/>\n", path)
 	fmt.Fprintf(out, "<path d=\"%s\" marker-end=\"url(#tcpfsm-%s)\"/>\n", path, kind)
-	lines := labelLines(e)
 	y := r.label.y + ascent - float64(len(lines)-1)*lineHeight/2
 	fmt.Fprintf(out, `<text text-anchor="%s">`, r.label.anchor)
 	for i, line := range lines {
@@ -161,29 +172,29 @@ func toward(a, b point) point {
 	return point{a.x + t*(b.x-a.x), a.y + t*(b.y-a.y)}
 }
 
-func svgLegend(out *strings.Builder, y int) {
+func svgLegend(out *strings.Builder, y int, u *Usage) {
 	out.WriteString("<g class=\"legend\">\n")
 	x := 36
-	for _, k := range kinds {
+	for _, k := range u.kinds() {
 		fmt.Fprintf(out, `<g class="edge %s"><path d="M%d %d L%d %[3]d" marker-end="url(#tcpfsm-%[1]s)"/>`, k.class, x, y, x+40)
 		fmt.Fprintf(out, "<text x=\"%d\" y=\"%d\">%s</text></g>\n", x+50, y+4, k.words)
 		x += 50 + 8*len(k.words) + 30
 	}
-	fmt.Fprintf(out, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">solid line: reference machine; "+
-		"event above action</text>\n</g>\n", width-36, y+4)
+	fmt.Fprintf(out, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>\n</g>\n", width-36, y+4, u.legend())
 }
 
 // footnote is one edge, or several alike, that the figure leaves out.
 type footnote struct {
 	topic string // of this one and those that follow
 	lines []string
+	class string // attribute of the text
 }
 
 func footnotes() []footnote {
 	var notes []footnote
 	add := func(topic string, class fsm.Verdict) {
 		for _, b := range fold(class) {
-			notes = append(notes, footnote{topic, wrap(b.remark("→"), 110)})
+			notes = append(notes, footnote{topic: topic, lines: wrap(b.remark("→"), 110)})
 			topic = ""
 		}
 	}
@@ -201,7 +212,7 @@ func svgNotes(out *strings.Builder, notes []footnote, y int) int {
 		}
 		x := 100
 		for _, line := range n.lines {
-			fmt.Fprintf(out, "<text x=\"%d\" y=\"%d\">%s</text>\n", x, y, escape(line))
+			fmt.Fprintf(out, "<text%s x=\"%d\" y=\"%d\">%s</text>\n", n.class, x, y, escape(line))
 			x = 116
 			y += 19
 		}

@@ -59,7 +59,12 @@ func (e *element) all(name string) []*element {
 
 func parse(t *testing.T) (root element, byID map[string]*element) {
 	t.Helper()
-	if err := xml.Unmarshal([]byte(draw(t, diagram.SVG)), &root); err != nil {
+	return parseSVG(t, draw(t, diagram.SVG))
+}
+
+func parseSVG(t *testing.T, picture string) (root element, byID map[string]*element) {
+	t.Helper()
+	if err := xml.Unmarshal([]byte(picture), &root); err != nil {
 		t.Fatal(err)
 	}
 	byID = map[string]*element{}
@@ -162,6 +167,11 @@ func lineBoxes(g *element) []box {
 
 func TestSVGLabelsAreReadable(t *testing.T) {
 	root, groups := parse(t)
+	checkReadable(t, root, groups)
+}
+
+func checkReadable(t *testing.T, root element, groups map[string]*element) {
+	t.Helper()
 	taken := map[string][]box{}
 	for id, g := range groups {
 		if strings.HasPrefix(id, "state-") {

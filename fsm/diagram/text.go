@@ -10,7 +10,10 @@ import (
 // textWidth is about that of the table.
 const textWidth = 90
 
-func text() string {
+func text(u *Usage) string {
+	if u != nil {
+		return u.text()
+	}
 	var out strings.Builder
 	out.WriteString("The reference machine (RFC 9293 3.3.2)\n\n")
 	textTable(&out, legalEdges())
