@@ -137,6 +137,9 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 
 	doing := fmt.Sprintf("serving metrics on %s/metrics", server.listener.Addr())
 	err = f.trace(cmd, doing, func(p *pipeline) view {
+		if err := dropCapabilities(kept); err != nil && !notWithCgo(err) {
+			cmd.PrintErrf("tcptrace: keeps capabilities that it does not need: %v\n", err)
+		}
 		v := newAgentView(p, metrics, pulse, f.findingsSink(cmd, p.clock))
 		v.ready = func() { notify(log, daemon.SdNotifyReady) }
 		pulse.beat()

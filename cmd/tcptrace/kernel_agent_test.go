@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -331,4 +332,54 @@ func TestKernelAgentReaderStuck(t *testing.T) {
 		a.lines()
 		eventually(ns.t, "it is over", healthy)
 	})
+}
+
+// TestKernelAgentCapabilities: once it is attached it has no more than it needs, in all
+// threads, and still finds what is stuck in namespaces that come later.
+func TestKernelAgentCapabilities(t *testing.T) {
+	requireKernel(t)
+	if _, _, errno := syscall.AllThreadsSyscall(syscall.SYS_GETPID, 0, 0, 0); notWithCgo(errno) {
+		t.Skip("built with cgo, in which capabilities stay")
+	}
+	inNetNS(t, func(ns *netns) {
+		t := ns.t
+		have := capabilities(t, "/proc/thread-self/status")
+		p := startProgram(t, nil, "agent", "-v", "--listen", "127.0.0.1:0", "--limit", "CLOSE_WAIT=1s")
+		lines := p.lines()
+		eventually(t, "the sockets have been walked", func() bool { return strings.Contains(p.stderr.String(), "walked the sockets") })
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.cmd.Process.Pid))
+		check(t, err)
+		if len(threads) < 2 {
+			t.Errorf("%d threads", len(threads))
+		}
+		for _, thread := range threads {
+			want := map[string]uint64{"CapInh": 0, "CapPrm": have["CapPrm"] & kept, "CapEff": have["CapPrm"] & kept, "CapAmb": 0, "NoNewPrivs": 1}
+			if got := capabilities(t, thread); !maps.Equal(got, want) {
+				t.Errorf("%s: %x, want %x", thread, got, want)
+			}
+		}
+
+		later := newNetNS(t)
+		client, _ := later.dial(later.v4(2), later.listen(later.v4(1)))
+		client.close()
+		eventually(t, "it is found", func() bool {
+			return lines.contains(`"type":"stuck"`) && lines.contains(fmt.Sprintf(`"netns":%d`, later.inode)) && lines.contains(`"exe":"/`)
+		})
+	})
+}
+
+// capabilities reads those of a thread, but for the bounding set.
+func capabilities(t *testing.T, status string) map[string]uint64 {
+	t.Helper()
+	text, err := os.ReadFile(status)
+	check(t, err)
+	sets := make(map[string]uint64)
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
+		if strings.HasPrefix(name, "Cap") && name != "CapBnd" || name == "NoNewPrivs" {
+			sets[name], err = strconv.ParseUint(value, 16, 64)
+			check(t, err)
+		}
+	}
+	return sets
 }
