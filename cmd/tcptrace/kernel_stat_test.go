@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -197,4 +198,94 @@ func TestKernelMachineLive(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestKernelPorts counts local ports that were in use before, and that came into use
+// since, as ss does.
+func TestKernelPorts(t *testing.T) {
+	requireKernel(t)
+	inNetNS(t, func(ns *netns) {
+		t := ns.t
+		ns.sysctl("ipv4/ip_local_port_range", "20000 20999")
+		ns.sysctl("ipv4/ip_local_reserved_ports", "20010-20019,30000")
+		listener := ns.listen(ns.v4(1))
+		to, from := sockaddr(listener.addr()), sockaddr(netip.AddrPortFrom(ns.v4(2), 0))
+		part := func(n int) {
+			ns.do(func() error {
+				for range n {
+					if err := connectAndPart(listener.fd, from, to, false); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		part(40)
+		before, _ := ns.dial(ns.v4(2), listener)
+		tr := trace(ns, "stat", "--ports", "--interval", "1s", "--by", "comm")
+		tr.awaitWalk()
+		part(60)
+		after, _ := ns.dial(ns.v4(2), listener)
+		lapse(1500 * time.Millisecond) // of less, no growth is told
+
+		text := tr.text()
+		tr.oracle.drain(t)
+		sum, _, lost := sumWindows(t, text)
+		ns.checkDisturbance(tr.oracle.lives(ns.owns), sum.total(), lost)
+
+		want := portsLine{NetNS: ns.inode, Live: 2, TimeWait: 100, Available: 990}
+		want.Local.Addr, want.Remote = ns.v4(2).String(), listenerEnd(listener)
+		if used := strings.Count(ns.runSS("-tanH", "dst", listener.addr().String()), "\n"); used != 102 {
+			t.Errorf("ss has %d ports in use, want 102", used)
+		}
+		var last portsLine
+		growing := false
+		for line := range strings.Lines(text) {
+			var w struct{ Ports []portsLine }
+			check(t, json.Unmarshal([]byte(line), &w))
+			if len(w.Ports) == 0 {
+				continue
+			}
+			last = w.Ports[0]
+			if g := last.Growth; g != nil && *g > 0 {
+				growing = true
+				full := time.Duration((990 - float64(last.Live+last.TimeWait)) / *g * float64(time.Second))
+				if d := last.FullIn - full; d.Abs() > time.Millisecond {
+					t.Errorf("full in %v, want %v: %+v", last.FullIn, full, last)
+				}
+			}
+		}
+		if last.Growth, last.FullIn = nil, 0; last != want {
+			t.Errorf("got %+v, want %+v", last, want)
+		}
+		if !growing {
+			t.Error("never growing")
+		}
+		before.close()
+		after.close()
+		listener.close()
+	})
+}
+
+// portsLine is one of the ports of tcptrace stat.
+type portsLine struct {
+	NetNS         uint32
+	Local, Remote struct {
+		Addr string
+		Port uint16
+	}
+	Live      int
+	TimeWait  int  `json:"time_wait"`
+	AtLeast   bool `json:"at_least"`
+	Available int
+	Growth    *float64      `json:"growth_per_second"`
+	FullIn    time.Duration `json:"full_in_ns"`
+}
+
+func listenerEnd(s *socket) (end struct {
+	Addr string
+	Port uint16
+}) {
+	end.Addr, end.Port = s.addr().Addr().String(), s.addr().Port()
+	return end
 }

@@ -45,7 +45,7 @@ func newMachine() *cobra.Command {
 			case slices.Contains(f.failOn, failOnStuck):
 				return usagef("--fail-on stuck: machine counts transitions: see tcptrace stuck")
 			case live || f.read != "":
-				return f.countTransitions(cmd, &stat.Options{}, func(clock events.Clock) printer {
+				return f.countTransitions(cmd, &stat.Options{}, 0, func(clock events.Clock) printer {
 					return &usagePrinter{cmd: cmd, flags: f, clock: clock}
 				})
 			}

@@ -22,6 +22,7 @@ var recordings = map[string]func() []byte{
 	"lifecycles.tct": lifecycles,
 	"containers.tct": containers,
 	"stuck.tct":      stuck,
+	"ports.tct":      portsInUse,
 }
 
 // scenarios is one host on which everything happens in turn that one transition
@@ -183,6 +184,55 @@ func stuck() []byte {
 	gone := step(closed, fsm.Closed, 2)
 	gone.From, gone.Entered, gone.Time, gone.Flags = fsm.LastAck, closed.Time, closed.Time+second/10, events.FlagOrphan|events.FlagPeerFIN
 	add(gone)
+	return eventstest.RecordingOf(records)
+}
+
+// portsInUse is one that begins when some connections, to a peer and from others, are
+// there already, with a walk, after which there are more.
+func portsInUse() []byte {
+	const second = uint64(time.Second)
+	var records []events.Record
+	add := func(e events.Event) {
+		records = append(records, events.Record{Kind: events.KindTransition, Event: e})
+	}
+	cookie := uint64(100)
+	there := func(state fsm.State, netns uint32, local, remote string, flags events.Flags) {
+		cookie++
+		add(events.Event{
+			Time: eventstest.Start + second/2, Entered: eventstest.Start - second, Cookie: cookie, From: state, To: state,
+			Source: events.SourceSnapshot, Flags: flags | events.FlagAtLeast, Family: 2, NetNS: netns,
+			Local: netip.MustParseAddrPort(local), Remote: netip.MustParseAddrPort(remote),
+		})
+	}
+	const host, other = eventstest.NetNS, eventstest.NetNS + 1
+	there(fsm.Listen, host, "0.0.0.0:8080", "0.0.0.0:0", 0)
+	there(fsm.Established, host, "10.0.0.1:8080", "10.0.0.7:50000", 0) // of the listener
+	for i := range 5 {
+		there(fsm.Established, host, fmt.Sprintf("10.0.0.1:%d", 40000+i), "10.0.0.9:443", 0)
+	}
+	for i := range 7 {
+		there(fsm.TimeWait, host, fmt.Sprintf("10.0.0.1:%d", 41000+i), "10.0.0.9:443", events.FlagMinisock)
+	}
+	there(fsm.FinWait2, other, "10.0.0.1:40000", "10.0.0.9:443", events.FlagMinisock)
+	there(fsm.Established, other, "10.0.0.1:8080", "10.0.0.9:443", 0) // nobody listens there
+	records = append(records, events.Record{Kind: events.KindWalked, Walked: events.Walked{Start: eventstest.Start, Time: eventstest.Start + second}})
+
+	s := eventstest.New(eventstest.Start + second)
+	s.Exchange("10.0.0.1:42000", "10.0.0.1:80") // comes and goes
+	for i := range 4 {
+		c := s.Socket(fmt.Sprintf("10.0.0.1:%d", 43000+i), "10.0.0.9:443")
+		c.To(fsm.SynSent, time.Second).To(fsm.Established, time.Millisecond)
+		if i == 0 {
+			c.To(fsm.FinWait1, time.Millisecond, eventstest.ByClose).To(fsm.FinWait2, time.Millisecond).To(fsm.TimeWait, time.Millisecond, eventstest.Minisock)
+		}
+	}
+	list := s.Events()
+	end := list[len(list)-1]
+	end.Time, end.Cookie, end.Generation, end.Seq = eventstest.Start+11*second, 99, 0, 1
+	end.From, end.To, end.Entered, end.Local = fsm.Closed, fsm.SynSent, 0, netip.AddrPortFrom(end.Local.Addr(), 0)
+	for _, e := range append(list, end) {
+		add(e)
+	}
 	return eventstest.RecordingOf(records)
 }
 

@@ -17,6 +17,7 @@ const statHelp = `  sudo tcptrace stat                                until Ctrl
   sudo tcptrace stat --interval 1s                  ... each second by itself
   sudo tcptrace stat -L 443 --by raddr --top 20     who connects most to a local server
   sudo tcptrace stat --hist CLOSE_WAIT --comm myapp how long myapp takes to close
+  sudo tcptrace stat --interval 10s --ports         how long the local ports will do
   sudo tcptrace stat --interval 1m -o json          an object each minute, for a program
   tcptrace stat -r incident.tct --by unit           from a recording
 
@@ -34,6 +35,7 @@ func newStat() *cobra.Command {
 	f := &viewFlags{}
 	interval, by, top := time.Duration(0), "", 0
 	var hist []string
+	withPorts := false
 	cmd := &cobra.Command{
 		Use:   "stat",
 		Short: "Count transitions, time in states and ends, in sum and by process, port, peer ...",
@@ -58,7 +60,14 @@ func newStat() *cobra.Command {
 			case slices.Contains(f.failOn, failOnStuck):
 				return usagef("--fail-on stuck: stat counts transitions: see tcptrace stuck")
 			}
-			return f.countTransitions(cmd, o, func(clock events.Clock) printer {
+			if withPorts && f.noTimeWait {
+				return usagef("--ports and --no-time-wait exclude each other: TIME_WAIT keeps ports")
+			}
+			portsTop := 0
+			if withPorts {
+				portsTop = top
+			}
+			return f.countTransitions(cmd, o, portsTop, func(clock events.Clock) printer {
 				out := cmd.OutOrStdout()
 				if f.format == "json" {
 					return stat.NewJSON(out, clock, top)
@@ -74,6 +83,7 @@ func newStat() *cobra.Command {
 	flags.StringVar(&by, "by", "", "also by `GROUP`: comm, pid, lport, rport, laddr, raddr, container, unit, netns, state")
 	flags.IntVar(&top, "top", stat.DefaultTop, "of the groups show the `N` with most transitions, the others in sum")
 	flags.StringSliceVar(&hist, "hist", nil, "draw the distribution of the time in `STATE`, ...")
+	flags.BoolVar(&withPorts, "ports", false, "also how many local ports connections have from each address to each other and its port, the --top fullest")
 	bys := make([]string, 0, len(stat.Bys()))
 	for _, b := range stat.Bys() {
 		bys = append(bys, string(b))
@@ -92,12 +102,18 @@ type printer interface {
 	stat.Printer
 }
 
-// countTransitions runs a view that counts, with the printer that open makes.
-func (f *viewFlags) countTransitions(cmd *cobra.Command, o *stat.Options, open func(events.Clock) printer) error {
+// countTransitions runs a view that counts, with the printer that open makes, and with
+// the ports of so many routes, if portsTop is not 0.
+func (f *viewFlags) countTransitions(cmd *cobra.Command, o *stat.Options, portsTop int, open func(events.Clock) printer) error {
 	return f.trace(cmd, "counting TCP state transitions", func(p *pipeline) view {
 		windows := open(p.clock)
-		sink := stat.NewSink(windows, windows, p.clock, p.source.Start(), o)
-		p.sink = output.Multi{sink, output.NewMessages(cmd.ErrOrStderr())}
-		return &statView{traceView: traceView{results: p.results}, stat: sink}
+		v := &statView{traceView: traceView{results: p.results}}
+		if portsTop > 0 {
+			v.ports = newPorts(p, f.read == "", portsTop)
+			o.Ports = v.ports.used
+		}
+		v.stat = stat.NewSink(windows, windows, p.clock, p.source.Start(), o)
+		p.sink = output.Multi{v.stat, output.NewMessages(cmd.ErrOrStderr())}
+		return v
 	})
 }

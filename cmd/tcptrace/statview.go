@@ -1,6 +1,7 @@
 package main
 
 import (
+	"tcptrace/events"
 	"tcptrace/fsm/lifecycle"
 	"tcptrace/output/stat"
 )
@@ -8,13 +9,21 @@ import (
 // statView counts the transitions that a traceView would show.
 type statView struct {
 	traceView
-	stat *stat.Sink
-	last uint64 // time of the last transition
+	stat  *stat.Sink
+	ports *ports // nil: not wanted
+	last  uint64 // time of the last transition
 }
 
 func (v *statView) take(t *lifecycle.Transition) error {
 	v.last = t.Time
 	return v.traceView.take(t)
+}
+
+func (v *statView) walkEnded(w *events.Walked) error {
+	if v.ports != nil {
+		v.ports.walkEnded(w)
+	}
+	return nil
 }
 
 // idle implements [idler].

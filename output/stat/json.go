@@ -47,6 +47,7 @@ type object struct {
 	By            By               `json:"by,omitempty"`
 	Groups        []group          `json:"groups,omitzero"`
 	Other         *group           `json:"other,omitempty"`
+	Ports         []portsObject    `json:"ports,omitzero"`
 }
 
 type matrixCell struct {
@@ -190,6 +191,12 @@ func (j *JSON) Window(w *Window) error {
 		if other.Transitions > 0 {
 			rest := groupOf(other, o.By)
 			o.Other = &rest
+		}
+	}
+	if w.options.Ports != nil {
+		o.Ports = []portsObject{}
+		for i := range w.ports[:min(len(w.ports), j.top)] {
+			o.Ports = append(o.Ports, portsOf(&w.ports[i]))
 		}
 	}
 	return j.write(&o)

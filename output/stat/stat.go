@@ -25,6 +25,9 @@ type Options struct {
 	MaxGroups int
 	// Hist are the states of which the distribution is kept.
 	Hist []fsm.State
+	// Ports returns how full the local ports are at a time, the fullest first. It is
+	// asked at the end of each window; nil: that is not wanted.
+	Ports func(at uint64) []Ports
 }
 
 // Printer shows a window, which is valid during the call only.
@@ -118,6 +121,9 @@ func (s *Sink) Finish(end uint64) error {
 func (s *Sink) show(end uint64) error {
 	w := s.window
 	w.End = max(end, w.Start)
+	if s.options.Ports != nil {
+		w.ports = s.options.Ports(w.End)
+	}
 	s.window, s.shown = newWindow(w.End, &s.options), true
 	return s.printer.Window(w)
 }
@@ -148,6 +154,7 @@ type Window struct {
 	options *Options
 	hists   map[fsm.State]*Histogram
 	groups  groups
+	ports   []Ports
 }
 
 func newWindow(start uint64, o *Options) *Window {

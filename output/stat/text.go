@@ -77,6 +77,7 @@ func (t *Text) Window(w *Window) error {
 	t.sums(w)
 	t.histograms(w)
 	t.groups(w)
+	t.ports(w)
 	return t.Flush()
 }
 
