@@ -549,7 +549,7 @@ type Record struct {
 	Walked Walked
 	Name   Name
 	// Until is of KindIdle: what came before that time, as Event.Time, has been
-	// delivered.
+	// delivered; 0 where that is not known.
 	Until uint64
 }
 

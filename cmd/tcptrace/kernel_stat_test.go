@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -49,7 +50,8 @@ func TestKernelStat(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inNetNS(t, func(ns *netns) {
 				t := ns.t
-				tr := trace(ns, args...)
+				recording := filepath.Join(t.TempDir(), "a.tct")
+				tr := trace(ns, append(slices.Clone(args), "-w", recording)...)
 				listener := ns.listen(ns.v4(1))
 				to := sockaddr(listener.addr())
 				ns.inParallel(func() error {
@@ -64,7 +66,8 @@ func TestKernelStat(t *testing.T) {
 				listener.close()
 
 				lives := tr.oracle.settle(ns)
-				sum, windows, lost := sumWindows(t, tr.text())
+				text := tr.text()
+				sum, windows, lost := sumWindows(t, text)
 				ns.checkDisturbance(lives, sum.total(), lost)
 				want := edges{}
 				for _, l := range lives {
@@ -83,6 +86,15 @@ func TestKernelStat(t *testing.T) {
 				}
 				if !maps.Equal(sum, want) {
 					t.Errorf("counted %v in %d windows, the kernel's own trace has %v", sum, windows, want)
+				}
+				again := []string{"stat", "-o", "json", "-r", recording}
+				for _, arg := range args[1:] {
+					if arg != "--no-time-wait" {
+						again = append(again, arg)
+					}
+				}
+				if replayed := replayAs(t, again, exitDone); replayed != text {
+					t.Errorf("the recording gives\n%s\nlive it was\n%s", replayed, text)
 				}
 				established := edge{fsm.SynSent.String(), fsm.Established.String()}
 				if want[established] != connections {

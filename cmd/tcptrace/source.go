@@ -170,7 +170,10 @@ func (l *live) Next(r *events.Record) error {
 		}
 		if l.idle {
 			l.idle = false
-			r.Kind, r.Until = events.KindIdle, l.until
+			r.Kind, r.Until = events.KindIdle, 0
+			if !l.order.Waits(l.until) {
+				r.Until = l.until
+			}
 			return nil
 		}
 		if l.ended {

@@ -49,7 +49,14 @@ type Sink struct {
 	clock   events.Clock
 	options Options
 	window  *Window
-	shown   bool // a window was
+	shown   bool   // a window was
+	losses  []loss // noticed before what else there is of their windows
+}
+
+type loss struct {
+	at     uint64
+	reason string
+	count  uint64
 }
 
 // NewSink returns a sink whose first window begins at the start, as
@@ -84,10 +91,7 @@ func (s *Sink) Lifecycle(*lifecycle.Lifecycle) error { return nil }
 // Notice implements [output.Sink]. It counts losses.
 func (s *Sink) Notice(n *output.Notice) error {
 	if n.Kind == output.NoticeLost {
-		if err := s.Advance(uint64(n.Time.UnixNano() - s.clock.Offset)); err != nil {
-			return err
-		}
-		s.window.lose(n)
+		s.losses = append(s.losses, loss{uint64(n.Time.UnixNano() - s.clock.Offset), n.Reason, n.Count})
 	}
 	return s.Sink.Notice(n)
 }
@@ -99,7 +103,7 @@ func (s *Sink) Advance(now uint64) error {
 		return nil
 	}
 	for now >= s.window.Start && now-s.window.Start >= interval {
-		if err := s.show(s.window.Start + interval); err != nil {
+		if err := s.show(s.window.Start+interval, false); err != nil {
 			return err
 		}
 	}
@@ -111,16 +115,24 @@ func (s *Sink) Finish(end uint64) error {
 	if err := s.Advance(end); err != nil {
 		return err
 	}
-	if s.shown && s.window.empty() && end <= s.window.Start {
+	if s.shown && s.window.Transitions == 0 && len(s.losses) == 0 && end <= s.window.Start {
 		return nil
 	}
-	return s.show(end)
+	return s.show(end, true)
 }
 
-// show shows the window up to the end, and begins the next.
-func (s *Sink) show(end uint64) error {
+// show shows the window up to the end, and begins the next. The last one has all that
+// is left.
+func (s *Sink) show(end uint64, last bool) error {
 	w := s.window
 	w.End = max(end, w.Start)
+	s.losses = slices.DeleteFunc(s.losses, func(l loss) bool {
+		if last || l.at < w.End {
+			w.lose(l)
+			return true
+		}
+		return false
+	})
 	if s.options.Ports != nil {
 		w.ports = s.options.Ports(w.End)
 	}
@@ -168,8 +180,6 @@ func newWindow(start uint64, o *Options) *Window {
 	return w
 }
 
-func (w *Window) empty() bool { return w.Transitions == 0 && len(w.Lost) == 0 }
-
 // Duration of the window.
 func (w *Window) Duration() time.Duration { return time.Duration(w.End - w.Start) }
 
@@ -211,11 +221,11 @@ func (w *Window) states(f func(e Edge, s fsm.State) bool) []fsm.State {
 	return list
 }
 
-func (w *Window) lose(n *output.Notice) {
+func (w *Window) lose(l loss) {
 	if w.Lost == nil {
 		w.Lost = make(map[string]uint64)
 	}
-	w.Lost[n.Reason] += n.Count
+	w.Lost[l.reason] += l.count
 }
 
 // add counts a transition. It does not allocate once the edge and the group are

@@ -293,8 +293,10 @@ func TestWindows(t *testing.T) {
 		s.Transition(quit(11*second-1, 1)),
 		s.Transition(quit(11*second, 1)), // begins the next
 		s.Transition(quit(11*second-2, 1)),
+		s.Notice(lost), // before what else there is of its time
+		s.Transition(quit(12*second-1, 1)),
 		s.Advance(13*second+1), // two more are over, and nothing came
-		s.Notice(lost), s.Notice(lost),
+		s.Notice(lost),
 		s.Notice(&output.Notice{Kind: output.NoticeUndecided, Count: 7}),
 		s.Finish(14*second+second/2),
 	)
@@ -305,7 +307,7 @@ func TestWindows(t *testing.T) {
 	for _, w := range k.windows {
 		got = append(got, fmt.Sprintf("%v-%v:%d,%d", time.Duration(w.Start), time.Duration(w.End), w.Transitions, w.Lost["missed"]))
 	}
-	want := "10s-11s:2,0 11s-12s:2,0 12s-13s:0,0 13s-14s:0,0 14s-14.5s:0,6"
+	want := "10s-11s:2,0 11s-12s:3,0 12s-13s:0,0 13s-14s:0,0 14s-14.5s:0,6"
 	if strings.Join(got, " ") != want {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
