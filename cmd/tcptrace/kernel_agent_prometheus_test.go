@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -106,14 +107,14 @@ func TestKernelAgentPrometheus(t *testing.T) {
 		}
 		a.await(`tcptrace_connections_closed_total{cause="finished",role="active"}`, closes+skipped)
 		for query, want := range map[string]string{
-			`tcptrace_sockets{state="TIME_WAIT"}`:                                                                  fmt.Sprint(closes),
-			`sum(tcptrace_illegal_transitions_total)`:                                                              fmt.Sprint(skipped),
-			`sum(tcptrace_connections_closed_total)`:                                                               fmt.Sprint(2 * (closes + skipped)),
+			`tcptrace_sockets{state="TIME_WAIT"}`:                                                                  strconv.Itoa(closes),
+			`sum(tcptrace_illegal_transitions_total)`:                                                              strconv.Itoa(skipped),
+			`sum(tcptrace_connections_closed_total)`:                                                               strconv.Itoa(2 * (closes + skipped)),
 			`sum(tcptrace_state_transitions_total) - sum(tcptrace_events_total)`:                                   "0",
-			`histogram_count(tcptrace_state_dwell_seconds{state="LAST_ACK"})`:                                      fmt.Sprint(closes + skipped),
+			`histogram_count(tcptrace_state_dwell_seconds{state="LAST_ACK"})`:                                      strconv.Itoa(closes + skipped),
 			`count(ALERTS{alertname="TCPTimeWaitSkipped",alertstate="firing"})`:                                    "1",
 			`count(ALERTS{alertname="TCPTransitionIllegal"}) or vector(0)`:                                         "0",
-			`tcptrace_state_transitions_total{from="FIN_WAIT_2",to="TIME_WAIT"} and on () (tcptrace_events_total)`: fmt.Sprint(closes),
+			`tcptrace_state_transitions_total{from="FIN_WAIT_2",to="TIME_WAIT"} and on () (tcptrace_events_total)`: strconv.Itoa(closes),
 		} {
 			p.await(query, want)
 		}
