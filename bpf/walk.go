@@ -78,7 +78,13 @@ func (t *Tracer) walk(ctx context.Context) (unseen Unseen, err error) {
 	if err != nil {
 		return unseen, err
 	}
-	defer back.Close()
+	away := false
+	defer func() { // the first thread of a process does not end with its goroutine
+		if away {
+			err = errors.Join(err, unix.Setns(int(back.Fd()), unix.CLONE_NEWNET))
+		}
+		err = errors.Join(err, back.Close())
+	}()
 	for inode, path := range spaces {
 		if !t.wantsNetNS(inode) {
 			continue
@@ -90,9 +96,8 @@ func (t *Tracer) walk(ctx context.Context) (unseen Unseen, err error) {
 			unseen.Err = err
 			continue
 		}
-		// The first thread of a process does not end with its goroutine.
-		err := errors.Join(drain(ctx, t.sockets), unix.Setns(int(back.Fd()), unix.CLONE_NEWNET))
-		if err != nil {
+		away = true
+		if err := drain(ctx, t.sockets); err != nil {
 			return unseen, fmt.Errorf("walk the sockets of network namespace %d: %w", inode, err)
 		}
 	}
@@ -166,16 +171,16 @@ func findNetNS() (home uint32, others map[uint32]string, unknown unknownNetNS, e
 		for _, thread := range threads {
 			path := filepath.Join("/proc", p.Name(), "task", thread.Name(), "ns/net")
 			inode, err := netnsOf(path)
-			switch {
-			case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH):
-			case err != nil:
-				unknown.count++
-				unknown.err = err
-			case others[inode] == "":
-				others[inode] = path
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+				continue // the thread has ended
 			}
 			if err != nil {
-				break // the others can be read no better
+				unknown.count++
+				unknown.err = err
+				break // the process's others can be read no better
+			}
+			if others[inode] == "" {
+				others[inode] = path
 			}
 		}
 	}
@@ -184,16 +189,16 @@ func findNetNS() (home uint32, others map[uint32]string, unknown unknownNetNS, e
 	return home, others, unknown, err
 }
 
-// netnsOf reads the inode of a link such as net:[4026531840].
+// netnsOf reads the inode from a link such as net:[4026531840].
 func netnsOf(path string) (uint32, error) {
 	text, err := os.Readlink(path)
 	if err != nil {
 		return 0, err
 	}
-	return parseNetNS(text)
+	return parseLink(text)
 }
 
-func parseNetNS(text string) (uint32, error) {
+func parseLink(text string) (uint32, error) {
 	digits, ok := strings.CutPrefix(text, "net:[")
 	n, err := strconv.ParseUint(strings.TrimSuffix(digits, "]"), 10, 32)
 	if !ok || err != nil {
@@ -216,7 +221,7 @@ func findMounted(spaces map[uint32]string) error {
 		if len(fields) < 5 {
 			continue
 		}
-		if inode, err := parseNetNS(fields[3]); err == nil && spaces[inode] == "" {
+		if inode, err := parseLink(fields[3]); err == nil && spaces[inode] == "" {
 			spaces[inode] = unescapeMount.Replace(fields[4])
 		}
 	}

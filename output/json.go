@@ -400,6 +400,9 @@ func (j *JSON) Summary(s *Summary) error {
 	b = appendNumber(b, "illegal", s.Illegal)
 	b = appendNumber(b, "gaps", s.Gaps)
 	b = appendNumber(b, "lost", s.Lost)
+	if s.Partial {
+		b = append(b, `,"partial":true`...)
+	}
 	if s.HasStuck {
 		b = appendNumber(b, "sockets", s.Sockets)
 		b = appendNumber(b, "stuck", s.Stuck)

@@ -399,7 +399,7 @@ func TestJSONStuck(t *testing.T) {
 		{"minisock", stuck(func(s *lifecycle.Stuck) {
 			s.State, s.Minisock, s.Orphan, s.Snapshot = fsm.TimeWait, true, true, events.Snapshot{Left: 5}
 			s.Snapshot.Silent = 0
-		}), `{"type":"stuck","time":"2026-11-23T20:00:05.000000000Z","socket":"1f","generation":0,"state":"TIME_WAIT","age_ns":94280000000,"age_exact":true,"limit_ns":60000000000,"minisock":true,"orphan":true,"left_ns":5,"hint":"both sides have closed; 0s left on its timer",` + rest},
+		}), `{"type":"stuck","time":"2026-11-23T20:00:05.000000000Z","socket":"1f","generation":0,"state":"TIME_WAIT","age_ns":94280000000,"age_exact":true,"limit_ns":60000000000,"minisock":true,"orphan":true,"left_ns":5,"hint":"both sides have closed; 5ns left on its timer",` + rest},
 		{"not accepted", stuck(func(s *lifecycle.Stuck) { s.Unaccepted, s.Snapshot = true, events.Snapshot{} }), `{"type":"stuck","time":"2026-11-23T20:00:05.000000000Z","socket":"1f","generation":0,"state":"CLOSE_WAIT","age_ns":94280000000,"age_exact":true,"limit_ns":60000000000,"unaccepted":true,"holders":0,"recv_queue":0,"send_queue":0,"retransmits":4,"unanswered":0,"hint":"the peer has closed, and no process has accepted the connection",` + rest},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -17,18 +17,21 @@ import (
 // itself or beside another view, whose rows come first.
 type stuckView struct {
 	*results
-	limits  lifecycle.Limits
-	inner   view // nil: none
-	watch   bool // speaks when it happens; else of what is stuck at the end
-	recital bool // of a recording, in which the end may be long after the last walk
+	limits lifecycle.Limits
+	inner  view // nil: none
+	once   bool // speaks of what is stuck at the end; else when it happens
 
 	over    map[socketID]*overdue
-	walks   uint64 // begun so far
-	looked  uint64 // at sockets, by the present walk
-	walked  bool   // one is over
+	beyond  uint64              // found, with no room in over
+	walks   uint64              // begun so far
+	looked  uint64              // at sockets, by the present walk
+	spaces  map[uint32]struct{} // network namespaces, likewise
 	leaks   leaks
 	scratch lifecycle.Stuck
 }
+
+// maxOver bounds what is stuck at once.
+const maxOver = 1 << 17
 
 // overdue is a socket that is over its limit.
 type overdue struct {
@@ -57,6 +60,10 @@ func (v *stuckView) take(t *lifecycle.Transition) error {
 
 // meet holds what a walk has found against its limit.
 func (v *stuckView) meet(t *lifecycle.Transition) error {
+	if v.spaces == nil {
+		v.spaces = make(map[uint32]struct{})
+	}
+	v.spaces[t.NetNS] = struct{}{}
 	if v.filter.events.Match(t.Event) != events.Accept {
 		return nil
 	}
@@ -65,13 +72,16 @@ func (v *stuckView) meet(t *lifecycle.Transition) error {
 	if !v.limits.Check(t, s) {
 		return nil
 	}
-	id := idOf(t)
-	if o := v.over[id]; o != nil && o.State == s.State {
-		o.walk = v.walks
-		return nil
-	}
 	if s.Owner.Known() {
 		s.Exe = v.names.exe(s.Owner.PID)
+	}
+	id := idOf(t)
+	if o := v.over[id]; o != nil && o.State == s.State { // as it is by now
+		if s.Exe == "" && s.Owner.PID == o.Owner.PID {
+			s.Exe = o.Exe
+		}
+		*o = overdue{*s, v.walks}
+		return nil
 	}
 	return v.add(id)
 }
@@ -81,17 +91,19 @@ func (v *stuckView) add(id socketID) error {
 	if v.over == nil {
 		v.over = make(map[socketID]*overdue)
 	}
-	v.over[id] = &overdue{v.scratch, v.walks}
-	if !v.watch {
+	if len(v.over) >= maxOver {
+		v.beyond++
 		return nil
 	}
+	v.over[id] = &overdue{v.scratch, v.walks}
+	if v.once {
+		return nil
+	}
+	v.summary.Stuck++
 	return v.tell(&v.scratch)
 }
 
 func (v *stuckView) tell(s *lifecycle.Stuck) error {
-	if !s.Resolved {
-		v.summary.Stuck++
-	}
 	if err := v.sink.Stuck(s); err != nil {
 		return err
 	}
@@ -103,7 +115,7 @@ func (v *stuckView) tell(s *lifecycle.Stuck) error {
 func (v *stuckView) resolve(id socketID, at uint64, to fsm.State) error {
 	o := v.over[id]
 	delete(v.over, id)
-	if !v.watch {
+	if v.once {
 		return nil
 	}
 	o.Resolve(at, to)
@@ -117,18 +129,28 @@ func (v *stuckView) walkEnded(w *events.Walked) error {
 			return err
 		}
 	}
-	for _, id := range v.sorted() {
-		if o := v.over[id]; o.walk != v.walks && o.Time < w.Start {
+	if !w.Failed {
+		for _, id := range v.sorted() {
+			o := v.over[id]
+			_, seen := v.spaces[o.NetNS] // else it could not be entered this time
+			if !seen || o.walk == v.walks || o.Time >= w.Start {
+				continue
+			}
 			if err := v.resolve(id, w.Time, 0); err != nil {
 				return err
 			}
 		}
 	}
 	v.summary.Sockets = max(v.summary.Sockets, v.looked)
-	v.looked, v.walked = 0, true
+	v.summary.Partial = w.Unseen != ""
+	v.looked = 0
+	clear(v.spaces)
 	v.walks++
-	if v.watch {
+	switch {
+	case !v.once:
 		return v.tellLeaks(w.Time)
+	case w.Failed: // what was found is shown, but is no answer
+		return fmt.Errorf("walk the sockets: %s", w.Unseen)
 	}
 	return nil
 }
@@ -140,18 +162,24 @@ func (v *stuckView) finish(end uint64, tracker *lifecycle.Tracker) error {
 			return err
 		}
 	}
-	if v.watch || v.full() {
-		return nil
-	}
-	if !v.walked {
-		err := v.sink.Notice(&output.Notice{Kind: output.NoticeUnseen, Reason: "the walk over the sockets did not come to its end"})
+	if v.walks == 0 {
+		v.summary.Sockets, v.summary.Partial = v.looked, true
+		err := v.sink.Notice(&output.Notice{Kind: output.NoticeUnseen, Reason: "no walk over the sockets came to its end"})
 		if err != nil {
 			return err
 		}
-		v.summary.Sockets = v.looked
 	}
-	if v.recital {
+	if v.once {
 		v.grow(end, tracker)
+		v.summary.Stuck = uint64(len(v.over)) + v.beyond
+	}
+	if v.beyond > 0 {
+		if err := v.sink.Notice(&output.Notice{Kind: output.NoticeForgotten, Reason: "more are stuck than are told apart", Count: v.beyond}); err != nil {
+			return err
+		}
+	}
+	if !v.once || v.full() {
+		return nil
 	}
 	for _, id := range v.sorted() {
 		if err := v.tell(&v.over[id].Stuck); err != nil {
@@ -161,8 +189,8 @@ func (v *stuckView) finish(end uint64, tracker *lifecycle.Tracker) error {
 	return nil
 }
 
-// grow makes what is stuck as old as it is at the end of a recording, and adds what
-// no walk found, as it came to be stuck later.
+// grow makes what is stuck as old as it is at the end, and adds what came to be
+// stuck since the last walk, which in a recording may be long ago.
 func (v *stuckView) grow(end uint64, tracker *lifecycle.Tracker) {
 	for _, o := range v.over {
 		if end > o.Time {

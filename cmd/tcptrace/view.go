@@ -39,10 +39,8 @@ type viewFlags struct {
 	maxConnections int
 	noTimeWait     bool
 
-	stuck   stuckFlags
-	speaks  bool // of what is stuck, beside the view
-	looks   bool // for nothing else
-	watches bool // all the time, not once
+	stuck     stuckFlags
+	stuckMode stuckMode
 }
 
 // Conditions of --fail-on.
@@ -125,6 +123,9 @@ func (f *viewFlags) run(cmd *cobra.Command, doing string, text *output.TextOptio
 	})()
 
 	r := &results{filter: filter, sink: f.sink(cmd, source, text), clock: source.Clock(), limit: f.count}
+	if f.format == "text" && text.Table == output.TableStuckReport {
+		r.limit = 0 // its rows are of many sockets: it counts them itself
+	}
 	p := &pipeline{
 		source:    source,
 		recording: recording,
@@ -144,14 +145,11 @@ func (f *viewFlags) run(cmd *cobra.Command, doing string, text *output.TextOptio
 
 // stuckView adds to a view what is to be said of sockets that are stuck.
 func (f *viewFlags) stuckView(inner view, r *results) view {
-	if !f.looks && !f.speaks {
+	if f.stuckMode == stuckOff {
 		return inner
 	}
 	r.summary.HasStuck = true
-	return &stuckView{
-		results: r, limits: f.stuck.limits, inner: inner,
-		watch: f.watches || !f.looks, recital: f.read != "",
-	}
+	return &stuckView{results: r, limits: f.stuck.limits, inner: inner, once: f.stuckMode == stuckOnce}
 }
 
 // stopSignals are those that end tracing in good order. A hang-up that nohup
@@ -183,7 +181,9 @@ func (f *viewFlags) validate(flags *pflag.FlagSet) error {
 		}
 	}
 	// What is asked for is looked for.
-	f.speaks = f.speaks || !f.looks && (f.stuck.on || slices.Contains(f.failOn, failOnStuck))
+	if f.stuckMode == stuckOff && (f.stuck.on || slices.Contains(f.failOn, failOnStuck)) {
+		f.stuckMode = stuckBeside
+	}
 	switch {
 	case f.maxConnections < 1:
 		return usagef("--max-connections %d: want at least 1", f.maxConnections)
@@ -230,8 +230,8 @@ func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (
 	options.BufferSize = f.buffer
 	options.NoTimers = f.noTimeWait
 	options.ResetReasons = events.ResetNumbers()
-	walks := walks{only: f.looks && !f.watches}
-	if f.watches || f.speaks {
+	walks := walks{only: f.stuckMode == stuckOnce}
+	if f.stuckMode == stuckWatch || f.stuckMode == stuckBeside {
 		walks.every = f.stuck.interval()
 	}
 	options.WalkOnly = walks.only
@@ -251,7 +251,7 @@ func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (
 	}
 	log.Info("attached to sock:inet_sock_set_state", "clock_offset", l.clock.Offset,
 		"time_wait", l.tracer.TimeWait() == nil, "handshakes", l.tracer.HalfOpen() == nil)
-	return newNamer(l, f.looks || f.speaks), rec, nil
+	return newNamer(l, f.stuckMode != stuckOff), rec, nil
 }
 
 func (f *viewFlags) logger(w io.Writer) *slog.Logger {
@@ -270,6 +270,7 @@ func (f *viewFlags) sink(cmd *cobra.Command, s source, text *output.TextOptions)
 		results = output.NewJSON(out, s.Clock())
 	} else {
 		text.Wide = f.wide
+		text.MaxRows = f.count
 		text.Color = !f.noColor && os.Getenv("NO_COLOR") == "" && isTerminal(out)
 		text.Location = time.Local
 		results = output.NewText(out, s.Clock(), text)
