@@ -166,6 +166,15 @@ struct {
 	__type(value, struct minisock);
 } minisocks SEC(".maps");
 
+/* The network namespaces of the sockets that processes hold, by inode. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 14);
+	__type(key, __u32);
+	__type(value, __u8);
+} spaces SEC(".maps");
+
 struct tuple {
 	__u8 laddr[16];
 	__u8 raddr[16];
@@ -1399,7 +1408,7 @@ static __noinline int walk_minisock(struct sock_common *skc)
 		m->last.time = now;
 		m->entered = now;
 		if (m->last.to == TCP_TIME_WAIT)
-			m->entered = estimate_fin(m->expires, now, 1);
+			m->entered = estimate_fin(m->expires, now, 1) + tick; /* by then */
 		if (m->entered > now)
 			m->entered = now;
 		if (!passes(&m->last) || (tracing && !follows()))
@@ -1515,6 +1524,8 @@ int walk_files(struct bpf_iter__task_file *ctx)
 	struct owner holder = {};
 	struct history *h;
 	struct sock *sk;
+	__u8 one = 1;
+	__u32 netns;
 
 	if (!task || !file)
 		return 0;
@@ -1524,6 +1535,9 @@ int walk_files(struct bpf_iter__task_file *ctx)
 	sk = socket->sk;
 	if (!sk || sk->sk_protocol != IPPROTO_TCP)
 		return 0;
+	netns = sk->__sk_common.skc_net.net->ns.inum;
+	if (!bpf_map_lookup_elem(&spaces, &netns))
+		bpf_map_update_elem(&spaces, &netns, &one, BPF_ANY);
 	h = bpf_sk_storage_get(&histories, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!h)
 		return 0;

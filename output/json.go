@@ -354,7 +354,9 @@ func appendSnapshot(b []byte, s *lifecycle.Stuck) []byte {
 			b = append(b, `,"fd":`...)
 			b = strconv.AppendInt(b, int64(found.FD), 10)
 		}
-		b = appendNumber(b, "holders", uint64(found.Holders))
+		if found.Holders > 0 || s.Orphan || s.Unaccepted { // else who holds it was not seen
+			b = appendNumber(b, "holders", uint64(found.Holders))
+		}
 		b = appendNumber(b, "recv_queue", uint64(found.RecvQueue))
 		b = appendNumber(b, "send_queue", uint64(found.SendQueue))
 		b = appendNumber(b, "retransmits", uint64(s.Retransmits))

@@ -138,12 +138,18 @@ func TestStuckWithoutSocket(t *testing.T) {
 		}
 	}
 	// One that nobody holds has no descriptor, which is known.
-	s := stuck(func(s *lifecycle.Stuck) { s.Snapshot.Holders = 0 })
+	s := stuck(func(s *lifecycle.Stuck) { s.Orphan, s.Snapshot.Holders = true, 0 })
 	if row := strings.Fields(stuckRows(t, text(output.TextOptions{Table: output.TableStuck}), nil, s)[1]); row[4] != "-" {
 		t.Errorf("held by nobody, by fd %s", row[4])
 	}
 	line := stuckRows(t, func(w io.Writer) output.Sink { return output.NewJSON(w, clock) }, nil, s)[0]
 	if strings.Contains(line, `"fd"`) || !strings.Contains(line, `"holders":0`) {
+		t.Error(line)
+	}
+	// Of one that was made during the walk it is not known who holds it.
+	s.Orphan = false
+	line = stuckRows(t, func(w io.Writer) output.Sink { return output.NewJSON(w, clock) }, nil, s)[0]
+	if strings.Contains(line, `"fd"`) || strings.Contains(line, `"holders"`) {
 		t.Error(line)
 	}
 }

@@ -21,13 +21,15 @@ type stuckView struct {
 	inner  view // nil: none
 	once   bool // speaks of what is stuck at the end; else when it happens
 
-	over    map[socketID]*overdue
-	beyond  uint64              // found, with no room in over
-	walks   uint64              // begun so far
-	looked  uint64              // at sockets, by the present walk
-	spaces  map[uint32]struct{} // network namespaces, likewise
-	leaks   leaks
-	scratch lifecycle.Stuck
+	over     map[socketID]*overdue
+	beyond   uint64              // found, with no room in over
+	walks    uint64              // ended so far
+	walkedAt uint64              // when the last did
+	traced   bool                // there were transitions
+	looked   uint64              // at sockets, by the present walk
+	spaces   map[uint32]struct{} // network namespaces, likewise
+	leaks    leaks
+	scratch  lifecycle.Stuck
 }
 
 // maxOver bounds what is stuck at once.
@@ -48,6 +50,7 @@ func (v *stuckView) take(t *lifecycle.Transition) error {
 	if t.Source == events.SourceSnapshot {
 		return v.meet(t)
 	}
+	v.traced = true
 	if len(v.over) == 0 {
 		return nil
 	}
@@ -68,6 +71,10 @@ func (v *stuckView) meet(t *lifecycle.Transition) error {
 		return nil
 	}
 	v.looked++
+	id := idOf(t)
+	if err := v.meetElsewhere(id, t); err != nil {
+		return err
+	}
 	s := &v.scratch
 	if !v.limits.Check(t, s) {
 		return nil
@@ -75,8 +82,7 @@ func (v *stuckView) meet(t *lifecycle.Transition) error {
 	if s.Owner.Known() {
 		s.Exe = v.names.exe(s.Owner.PID)
 	}
-	id := idOf(t)
-	if o := v.over[id]; o != nil && o.State == s.State { // as it is by now
+	if o := v.over[id]; o != nil { // as it is by now
 		if s.Exe == "" && s.Owner.PID == o.Owner.PID {
 			s.Exe = o.Exe
 		}
@@ -84,6 +90,21 @@ func (v *stuckView) meet(t *lifecycle.Transition) error {
 		return nil
 	}
 	return v.add(id)
+}
+
+// meetElsewhere ends what a walk finds in another state: the step was not seen.
+func (v *stuckView) meetElsewhere(id socketID, t *lifecycle.Transition) error {
+	o := v.over[id]
+	if o == nil || o.State == t.To {
+		return nil
+	}
+	if t.HasDwell && !t.AtLeast && t.Entered >= o.Time {
+		o.Resolve(t.Entered, t.To)
+	} else {
+		o.Resolve(t.Time, 0)
+		o.To = t.To
+	}
+	return v.ended(id, t.Time)
 }
 
 // add takes what was found stuck, in scratch, and tells of it.
@@ -113,12 +134,18 @@ func (v *stuckView) tell(s *lifecycle.Stuck) error {
 // resolve ends what is stuck no more: it went on to the state, 0 if that is not
 // known.
 func (v *stuckView) resolve(id socketID, at uint64, to fsm.State) error {
+	v.over[id].Resolve(at, to)
+	return v.ended(id, at)
+}
+
+// ended forgets what is resolved, and tells of it.
+func (v *stuckView) ended(id socketID, at uint64) error {
 	o := v.over[id]
 	delete(v.over, id)
 	if v.once {
 		return nil
 	}
-	o.Resolve(at, to)
+	o.Time = at
 	return v.tell(&o.Stuck)
 }
 
@@ -146,6 +173,7 @@ func (v *stuckView) walkEnded(w *events.Walked) error {
 	v.looked = 0
 	clear(v.spaces)
 	v.walks++
+	v.walkedAt = w.Time
 	switch {
 	case !v.once:
 		return v.tellLeaks(w.Time)
@@ -170,7 +198,9 @@ func (v *stuckView) finish(end uint64, tracker *lifecycle.Tracker) error {
 		}
 	}
 	if v.once {
-		v.grow(end, tracker)
+		if v.traced || end-min(end, v.walkedAt) > walkIsFresh {
+			v.grow(end, tracker)
+		}
 		v.summary.Stuck = uint64(len(v.over)) + v.beyond
 	}
 	if v.beyond > 0 {
@@ -189,12 +219,16 @@ func (v *stuckView) finish(end uint64, tracker *lifecycle.Tracker) error {
 	return nil
 }
 
-// grow makes what is stuck as old as it is at the end, and adds what came to be
-// stuck since the last walk, which in a recording may be long ago.
+// walkIsFresh is how long after a walk, if nothing is traced, nothing else is asked.
+const walkIsFresh = uint64(time.Second)
+
+// grow makes what is stuck as old as it is at the end of a recording, and adds what
+// came to be stuck since the last walk.
 func (v *stuckView) grow(end uint64, tracker *lifecycle.Tracker) {
 	for _, o := range v.over {
 		if end > o.Time {
 			o.Age += time.Duration(end - o.Time)
+			o.Snapshot.Left -= min(o.Snapshot.Left, end-o.Time)
 			o.Time = end
 		}
 	}
