@@ -253,7 +253,9 @@ struct cred {
 
 struct task_struct {
 	unsigned int flags;
-	int tgid;
+	int pid;  /* of the thread */
+	int tgid; /* of the process */
+	struct files_struct *files;
 	const struct cred *cred;
 	struct task_struct *group_leader;
 	char comm[16];

@@ -123,13 +123,25 @@ func Requirements() []Requirement {
 			Purpose:  "PIDs that mean the same here as in the output",
 			Remedy:   "run in the host's PID namespace (docker run --pid host); until then PIDs are the host's",
 			Optional: true,
-		}, false, inHostPIDNamespace},
+		}, false, HostPIDs},
+		{Requirement{
+			Name:     "capability CAP_SYS_PTRACE",
+			Purpose:  "knowing in which network namespace a process is, and what it executes",
+			Remedy:   "run as root (sudo)",
+			Optional: true,
+		}, false, func() error { return haveCapability(unix.CAP_SYS_PTRACE) }},
+		{Requirement{
+			Name:     "capability CAP_DAC_READ_SEARCH",
+			Purpose:  "naming the containers and units of sockets at once; without it their cgroups are searched for",
+			Remedy:   "run as root (sudo)",
+			Optional: true,
+		}, false, func() error { return haveCapability(unix.CAP_DAC_READ_SEARCH) }},
 		{Requirement{
 			Name:     "capability CAP_SYS_ADMIN",
 			Purpose:  "finding sockets from before in other network namespaces; transitions are seen in all of them without",
 			Remedy:   "run as root (sudo)",
 			Optional: true,
-		}, false, haveSysAdmin},
+		}, false, func() error { return haveCapability(unix.CAP_SYS_ADMIN) }},
 	}
 	found := make([]Requirement, 0, len(list))
 	privileged := haveCapabilities() == nil
@@ -168,9 +180,9 @@ func haveCapabilities() error {
 	return nil
 }
 
-func haveSysAdmin() error {
+func haveCapability(number int) error {
 	effective, err := capabilities()
-	if err == nil && effective&(1<<unix.CAP_SYS_ADMIN) == 0 {
+	if err == nil && effective&(1<<number) == 0 {
 		return errMissing
 	}
 	return err
@@ -281,7 +293,8 @@ func haveKallsyms() error {
 	return err
 }
 
-func inHostPIDNamespace() error {
+// HostPIDs returns nil if /proc numbers processes as the records do, else why not.
+func HostPIDs() error {
 	const initial = "pid:[4026531836]" // PROC_PID_INIT_INO of include/linux/proc_ns.h
 	ns, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil {

@@ -99,6 +99,8 @@ struct history {
 	__s32 fd;            /* by this */
 	__u32 holders;       /* file descriptors for it */
 	__u32 walk;          /* number of the walk; 0: none */
+	__u32 tid;           /* thread that was counted last, */
+	__u64 files;         /* and its table of files, which others may share */
 };
 
 /* Cloned with the socket, so that a child knows the owner of its listener. */
@@ -138,7 +140,7 @@ struct {
 struct minisock {
 	struct event last; /* time 0: not joined with its socket yet, only `to` is known */
 	__u64 address;
-	__u64 entered; /* when last.to was; 0: not seen */
+	__u64 entered; /* when last.to was; 0: not seen; before it is joined, when it was made */
 	__u64 expires; /* of its timer, at first */
 	__u64 fin;     /* when a FIN came that was seen only by its retransmission */
 	bool bounded;  /* as in struct history */
@@ -163,6 +165,15 @@ struct {
 	__type(key, struct minisock_key);
 	__type(value, struct minisock);
 } minisocks SEC(".maps");
+
+/* The network namespaces of the sockets that processes hold, by inode. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 14);
+	__type(key, __u32);
+	__type(value, __u8);
+} spaces SEC(".maps");
 
 struct tuple {
 	__u8 laddr[16];
@@ -749,6 +760,7 @@ static __noinline int minisock_started(struct timer_list *timer)
 		__builtin_memset(m, 0, sizeof(*m));
 		m->address = (__u64)tw;
 		m->expires = BPF_CORE_READ(timer, expires);
+		m->entered = bpf_ktime_get_boot_ns(); /* until it is joined */
 		m->last.to = substate;
 	} else if (m->last.time) { /* it goes on */
 		__u64 now = bpf_ktime_get_boot_ns();
@@ -1247,8 +1259,8 @@ static __always_inline __u64 entered_by(struct tcp_sock *tp, __u8 state, __u64 n
 		if (bpf_core_field_exists(tp->tcp_usec_ts) &&
 		    BPF_CORE_READ_BITFIELD(tp, tcp_usec_ts))
 			still = (__u32)(mono / 1000 - tp->retrans_stamp) * 1000ULL;
-		else
-			still = (__u32)(mono / 1000000 - tp->retrans_stamp) * 1000000ULL;
+		else /* which may be all but one more */
+			still = (__u32)(mono / 1000000 - 1 - tp->retrans_stamp) * 1000000ULL;
 		return still < now ? now - still : now;
 	}
 	/* Each state begins by sending or receiving, which sets this (tcp_mstamp_refresh). */
@@ -1359,35 +1371,49 @@ static __noinline int walk_socket(struct sock_common *skc)
 	return send_snapshot(&s);
 }
 
+/*
+ * Whether the walk begins to follow what it finds: what came after the programs were
+ * attached is followed already, or has just gone.
+ */
+static __always_inline bool follows(void)
+{
+	return tracing && walk == 1;
+}
+
 static __noinline int walk_minisock(struct sock_common *skc)
 {
+	const __u64 soon = 10000000; /* for its socket to be closed */
 	struct inet_timewait_sock *tw = (struct inet_timewait_sock *)skc;
 	struct minisock_key key = key_of(tw);
+	__u64 now = bpf_ktime_get_boot_ns();
 	struct minisock fresh, *m;
 	struct snapshot s;
-	__u64 left;
 
-	__builtin_memset(&s, 0, sizeof(s));
-	__builtin_memset(&fresh, 0, sizeof(fresh));
-	left = time_left(&tw->tw_timer);
-	m = bpf_map_lookup_elem(&minisocks, &key);
-	if (m && !m->last.time)
-		return 0; /* its socket is just being closed */
 	if (tracing && !minisock_handler)
 		return 0; /* nobody would see its end */
+	__builtin_memset(&s, 0, sizeof(s));
+	__builtin_memset(&fresh, 0, sizeof(fresh));
+	m = bpf_map_lookup_elem(&minisocks, &key);
+	if (m && !m->last.time) {
+		if (now - m->entered < soon)
+			return 0;
+		m = NULL; /* from before, but its timer has been set since */
+	}
 	if (!m) {
 		m = &fresh;
 		m->address = (__u64)tw;
 		m->bounded = true;
 		fill_minisock(&m->last, tw);
 		m->expires = BPF_CORE_READ(tw, tw_timer.expires);
-		m->last.time = bpf_ktime_get_boot_ns();
-		m->entered = m->last.time;
+		m->last.time = now;
+		m->entered = now;
 		if (m->last.to == TCP_TIME_WAIT)
-			m->entered = estimate_fin(m->expires, m->last.time, 1);
-		if (m->entered > m->last.time)
-			m->entered = m->last.time;
-		if (tracing && bpf_map_update_elem(&minisocks, &key, m, BPF_NOEXIST)) {
+			m->entered = estimate_fin(m->expires, now, 1) + tick; /* by then */
+		if (m->entered > now)
+			m->entered = now;
+		if (!passes(&m->last) || (tracing && !follows()))
+			return 0;
+		if (tracing && bpf_map_update_elem(&minisocks, &key, m, BPF_ANY)) {
 			count(COUNT_MINISOCKS, 1);
 			return 0;
 		}
@@ -1397,7 +1423,7 @@ static __noinline int walk_minisock(struct sock_common *skc)
 		}
 	}
 	s.event = m->last;
-	s.event.time = bpf_ktime_get_boot_ns();
+	s.event.time = now;
 	s.event.source = SOURCE_SNAPSHOT;
 	s.event.from = s.event.to;
 	s.event.flags = EVENT_MINISOCK;
@@ -1407,14 +1433,12 @@ static __noinline int walk_minisock(struct sock_common *skc)
 	if (s.event.to == TCP_FIN_WAIT2 && BPF_CORE_READ(tw, tw_substate) == TCP_TIME_WAIT) {
 		s.event.from = TCP_TIME_WAIT;
 		s.event.to = TCP_TIME_WAIT;
-		s.event.entered = time_wait_entered(m, tw, s.event.time);
+		s.event.entered = time_wait_entered(m, tw, now);
 		s.event.flags |= EVENT_ESTIMATED;
 	} else if (m->bounded) {
 		s.event.flags |= EVENT_AT_LEAST;
 	}
-	s.left = left;
-	if (!passes(&s.event))
-		return 0;
+	s.left = time_left(&tw->tw_timer);
 	return send_snapshot(&s);
 }
 
@@ -1440,6 +1464,7 @@ static __noinline int walk_request(struct sock_common *skc)
 	fill_common(&s.event, skc);
 	tuple_of(&t, &s.event);
 	s.event.time = bpf_ktime_get_boot_ns();
+	s.event.cgroup = cgroup_of_request(req);
 	known = bpf_map_lookup_elem(&requests, &t);
 	request.timer = (__u64)&req->rsk_timer;
 	request.isn = BPF_CORE_READ((struct tcp_request_sock *)req, snt_isn);
@@ -1448,13 +1473,12 @@ static __noinline int walk_request(struct sock_common *skc)
 	} else {
 		request.started = request_started_by(req, s.event.time);
 		request.bounded = true;
-		if (tracing && request_handler &&
+		if (follows() && request_handler && passes(&s.event) &&
 		    !bpf_map_update_elem(&requests, &t, &request, BPF_ANY) &&
 		    !is_set(&req->rsk_timer))
 			bpf_map_delete_elem(&requests, &t);
 	}
 	s.event.cookie = cookie;
-	s.event.cgroup = cgroup_of_request(req);
 	s.event.source = SOURCE_SNAPSHOT;
 	s.event.from = TCP_SYN_RECV;
 	s.event.to = TCP_SYN_RECV;
@@ -1500,6 +1524,8 @@ int walk_files(struct bpf_iter__task_file *ctx)
 	struct owner holder = {};
 	struct history *h;
 	struct sock *sk;
+	__u8 one = 1;
+	__u32 netns;
 
 	if (!task || !file)
 		return 0;
@@ -1509,13 +1535,20 @@ int walk_files(struct bpf_iter__task_file *ctx)
 	sk = socket->sk;
 	if (!sk || sk->sk_protocol != IPPROTO_TCP)
 		return 0;
+	netns = sk->__sk_common.skc_net.net->ns.inum;
+	if (!bpf_map_lookup_elem(&spaces, &netns))
+		bpf_map_update_elem(&spaces, &netns, &one, BPF_ANY);
 	h = bpf_sk_storage_get(&histories, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!h)
 		return 0;
 	if (h->walk != walk) {
 		h->walk = walk;
 		h->holders = 0;
+	} else if (h->files == (__u64)task->files && h->tid != task->pid) {
+		return 0; /* the same descriptor: the iterator knows only leaders that live */
 	}
+	h->files = (__u64)task->files;
+	h->tid = task->pid;
 	holder.pid = task->tgid;
 	if (h->holders == 0 || (holder.pid == h->owner.pid && h->holder.pid != holder.pid)) {
 		holder.uid = task->cred->uid.val;
@@ -1524,6 +1557,7 @@ int walk_files(struct bpf_iter__task_file *ctx)
 		h->holder = holder;
 		h->fd = ctx->fd;
 	}
+	barrier(); /* who sees the number may take the holder */
 	h->holders++;
 	return 0;
 }

@@ -24,6 +24,7 @@ const (
 	tcptraceMapMoments           = "moments"
 	tcptraceMapPorts             = "ports"
 	tcptraceMapRequests          = "requests"
+	tcptraceMapSpaces            = "spaces"
 	tcptraceProgReceived         = "received"
 	tcptraceProgSendReset        = "send_reset"
 	tcptraceProgSetState         = "set_state"
@@ -118,6 +119,7 @@ type tcptraceMapSpecs struct {
 	Moments   *ebpf.MapSpec `ebpf:"moments"`
 	Ports     *ebpf.MapSpec `ebpf:"ports"`
 	Requests  *ebpf.MapSpec `ebpf:"requests"`
+	Spaces    *ebpf.MapSpec `ebpf:"spaces"`
 }
 
 // tcptraceVariableSpecs contains global variables before they are loaded into the kernel.
@@ -172,6 +174,7 @@ type tcptraceMaps struct {
 	Moments   *ebpf.Map `ebpf:"moments"`
 	Ports     *ebpf.Map `ebpf:"ports"`
 	Requests  *ebpf.Map `ebpf:"requests"`
+	Spaces    *ebpf.Map `ebpf:"spaces"`
 }
 
 func (m *tcptraceMaps) Close() error {
@@ -184,6 +187,7 @@ func (m *tcptraceMaps) Close() error {
 		m.Moments,
 		m.Ports,
 		m.Requests,
+		m.Spaces,
 	)
 }
 

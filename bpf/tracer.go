@@ -78,7 +78,7 @@ type Losses struct {
 }
 
 // Tracer is the attached kernel side. Its methods may be used from one
-// goroutine at a time.
+// goroutine at a time, but for [Tracer.Walk].
 type Tracer struct {
 	objects tcptraceObjects
 	links   []link.Link

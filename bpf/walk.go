@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
@@ -62,8 +63,11 @@ func (t *Tracer) walk(ctx context.Context) (unseen Unseen, err error) {
 	if err := drain(ctx, t.files); err != nil {
 		return unseen, fmt.Errorf("walk the files of all processes: %w", err)
 	}
-	home, spaces, unknown, err := findNetNS()
+	home, others, unknown, err := findNetNS()
 	if err != nil {
+		return unseen, err
+	}
+	if err := t.findHeld(home, others); err != nil {
 		return unseen, err
 	}
 	if t.netns == 0 {
@@ -78,25 +82,56 @@ func (t *Tracer) walk(ctx context.Context) (unseen Unseen, err error) {
 	if err != nil {
 		return unseen, err
 	}
-	defer back.Close()
-	for inode, path := range spaces {
+	away := false
+	defer func() { // the first thread of a process does not end with its goroutine
+		if away {
+			err = errors.Join(err, unix.Setns(int(back.Fd()), unix.CLONE_NEWNET))
+		}
+		err = errors.Join(err, back.Close())
+	}()
+	for inode, path := range others {
 		if !t.wantsNetNS(inode) {
 			continue
 		}
-		if err := enterNetNS(path, inode); errors.Is(err, fs.ErrNotExist) {
+		err := enterNetNS(path, inode)
+		if errors.Is(err, fs.ErrNotExist) {
 			continue // it has gone
-		} else if err != nil {
+		}
+		if err != nil {
 			unseen.NetNS = append(unseen.NetNS, inode)
 			unseen.Err = err
 			continue
 		}
-		// The first thread of a process does not end with its goroutine.
-		err := errors.Join(drain(ctx, t.sockets), unix.Setns(int(back.Fd()), unix.CLONE_NEWNET))
-		if err != nil {
+		away = true
+		if err := drain(ctx, t.sockets); err != nil {
 			return unseen, fmt.Errorf("walk the sockets of network namespace %d: %w", inode, err)
 		}
 	}
 	return unseen, nil
+}
+
+// findHeld adds the namespaces of the sockets that processes hold, and the one that
+// is wanted, without a path if none is known.
+func (t *Tracer) findHeld(home uint32, others map[uint32]string) error {
+	var inode uint32
+	var one uint8
+	found := []uint32{t.netns}
+	all := t.objects.Spaces.Iterate()
+	for all.Next(&inode, &one) {
+		found = append(found, inode)
+	}
+	if err := all.Err(); err != nil {
+		return fmt.Errorf("read the network namespaces of sockets: %w", err)
+	}
+	for _, inode := range found {
+		if _, known := others[inode]; !known && inode != home && inode != 0 {
+			others[inode] = ""
+		}
+		if err := t.objects.Spaces.Delete(inode); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("forget the network namespaces of sockets: %w", err)
+		}
+	}
+	return nil
 }
 
 func (t *Tracer) wantsNetNS(inode uint32) bool { return t.netns == 0 || t.netns == inode }
@@ -166,16 +201,16 @@ func findNetNS() (home uint32, others map[uint32]string, unknown unknownNetNS, e
 		for _, thread := range threads {
 			path := filepath.Join("/proc", p.Name(), "task", thread.Name(), "ns/net")
 			inode, err := netnsOf(path)
-			switch {
-			case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH):
-			case err != nil:
-				unknown.count++
-				unknown.err = err
-			case others[inode] == "":
-				others[inode] = path
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+				continue // the thread has ended
 			}
 			if err != nil {
-				break // the others can be read no better
+				unknown.count++
+				unknown.err = err
+				break // the process's others can be read no better
+			}
+			if others[inode] == "" {
+				others[inode] = path
 			}
 		}
 	}
@@ -184,16 +219,16 @@ func findNetNS() (home uint32, others map[uint32]string, unknown unknownNetNS, e
 	return home, others, unknown, err
 }
 
-// netnsOf reads the inode of a link such as net:[4026531840].
+// netnsOf reads the inode from a link such as net:[4026531840].
 func netnsOf(path string) (uint32, error) {
 	text, err := os.Readlink(path)
 	if err != nil {
 		return 0, err
 	}
-	return parseNetNS(text)
+	return parseLink(text)
 }
 
-func parseNetNS(text string) (uint32, error) {
+func parseLink(text string) (uint32, error) {
 	digits, ok := strings.CutPrefix(text, "net:[")
 	n, err := strconv.ParseUint(strings.TrimSuffix(digits, "]"), 10, 32)
 	if !ok || err != nil {
@@ -216,7 +251,7 @@ func findMounted(spaces map[uint32]string) error {
 		if len(fields) < 5 {
 			continue
 		}
-		if inode, err := parseNetNS(fields[3]); err == nil && spaces[inode] == "" {
+		if inode, err := parseLink(fields[3]); err == nil && spaces[inode] == "" {
 			spaces[inode] = unescapeMount.Replace(fields[4])
 		}
 	}
@@ -226,8 +261,13 @@ func findMounted(spaces map[uint32]string) error {
 // unescapeMount reads the paths of mountinfo.
 var unescapeMount = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
+var errNoPath = errors.New("no process that can be looked at is in it, and it is not mounted")
+
 // enterNetNS moves the thread into a namespace.
 func enterNetNS(path string, inode uint32) error {
+	if path == "" {
+		return fmt.Errorf("enter network namespace %d: %w", inode, errNoPath)
+	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: path, Err: err}

@@ -557,6 +557,8 @@ type Record struct {
 // records of SourceSnapshot, lies between Start and Time.
 type Walked struct {
 	Start, Time uint64 // as Event.Time
+	// Failed: it broke off, and has not seen all that it can.
+	Failed bool
 	// Unseen says in words of what it could not find the sockets, and why; "" if it
 	// found all.
 	Unseen string

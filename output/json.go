@@ -354,7 +354,9 @@ func appendSnapshot(b []byte, s *lifecycle.Stuck) []byte {
 			b = append(b, `,"fd":`...)
 			b = strconv.AppendInt(b, int64(found.FD), 10)
 		}
-		b = appendNumber(b, "holders", uint64(found.Holders))
+		if found.Holders > 0 || s.Orphan || s.Unaccepted { // else who holds it was not seen
+			b = appendNumber(b, "holders", uint64(found.Holders))
+		}
 		b = appendNumber(b, "recv_queue", uint64(found.RecvQueue))
 		b = appendNumber(b, "send_queue", uint64(found.SendQueue))
 		b = appendNumber(b, "retransmits", uint64(s.Retransmits))
@@ -400,6 +402,9 @@ func (j *JSON) Summary(s *Summary) error {
 	b = appendNumber(b, "illegal", s.Illegal)
 	b = appendNumber(b, "gaps", s.Gaps)
 	b = appendNumber(b, "lost", s.Lost)
+	if s.Partial {
+		b = append(b, `,"partial":true`...)
+	}
 	if s.HasStuck {
 		b = appendNumber(b, "sockets", s.Sockets)
 		b = appendNumber(b, "stuck", s.Stuck)

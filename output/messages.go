@@ -52,6 +52,9 @@ func (n *Notice) words() string {
 		}
 		return fmt.Sprintf("%s left out: the end that the filter asks for was never assigned", count(n.Count, "transition"))
 	case NoticeForgotten:
+		if n.Reason != "" {
+			return fmt.Sprintf("%s forgotten: %s", count(n.Count, "socket"), n.Reason)
+		}
 		return fmt.Sprintf("%s forgotten: more than are followed at once, so a hole in their records may go unnoticed", count(n.Count, "socket"))
 	case NoticeUnmeasured:
 		return "not measured: " + n.Reason

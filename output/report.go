@@ -177,8 +177,18 @@ type reportRow [len(reportHeading)][]byte
 
 func (t *Text) writeReport(s *Summary) error {
 	groups := t.report.sorted()
+	if limit := t.options.MaxRows; limit > 0 && uint64(len(groups)) > limit {
+		for _, g := range groups[limit:] {
+			t.report.beyond += g.count
+		}
+		groups = groups[:limit]
+	}
 	if len(groups) == 0 {
-		_, err := fmt.Fprintf(t.w, "nothing is stuck: %s, none known to be over its limit\n", count(s.Sockets, "socket"))
+		found := "nothing is stuck"
+		if s.Partial {
+			found = "nothing is stuck of what could be looked at"
+		}
+		_, err := fmt.Fprintf(t.w, "%s: %s, none known to be over its limit\n", found, count(s.Sockets, "socket"))
 		return err
 	}
 	rows := make([]reportRow, 1+len(groups))

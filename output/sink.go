@@ -75,7 +75,8 @@ type Summary struct {
 	// Sockets is the most that a walk looked at, and Stuck how many were told of that
 	// were over their limit, if HasStuck.
 	Sockets, Stuck uint64
-	HasStuck       bool
+	// Partial: the last walk could not look at all.
+	HasStuck, Partial bool
 }
 
 // Discard is a sink that does nothing.

@@ -138,12 +138,18 @@ func TestStuckWithoutSocket(t *testing.T) {
 		}
 	}
 	// One that nobody holds has no descriptor, which is known.
-	s := stuck(func(s *lifecycle.Stuck) { s.Snapshot.Holders = 0 })
+	s := stuck(func(s *lifecycle.Stuck) { s.Orphan, s.Snapshot.Holders = true, 0 })
 	if row := strings.Fields(stuckRows(t, text(output.TextOptions{Table: output.TableStuck}), nil, s)[1]); row[4] != "-" {
 		t.Errorf("held by nobody, by fd %s", row[4])
 	}
 	line := stuckRows(t, func(w io.Writer) output.Sink { return output.NewJSON(w, clock) }, nil, s)[0]
 	if strings.Contains(line, `"fd"`) || !strings.Contains(line, `"holders":0`) {
+		t.Error(line)
+	}
+	// Of one that was made during the walk it is not known who holds it.
+	s.Orphan = false
+	line = stuckRows(t, func(w io.Writer) output.Sink { return output.NewJSON(w, clock) }, nil, s)[0]
+	if strings.Contains(line, `"fd"`) || strings.Contains(line, `"holders"`) {
 		t.Error(line)
 	}
 }
@@ -399,7 +405,7 @@ func TestJSONStuck(t *testing.T) {
 		{"minisock", stuck(func(s *lifecycle.Stuck) {
 			s.State, s.Minisock, s.Orphan, s.Snapshot = fsm.TimeWait, true, true, events.Snapshot{Left: 5}
 			s.Snapshot.Silent = 0
-		}), `{"type":"stuck","time":"2026-11-23T20:00:05.000000000Z","socket":"1f","generation":0,"state":"TIME_WAIT","age_ns":94280000000,"age_exact":true,"limit_ns":60000000000,"minisock":true,"orphan":true,"left_ns":5,"hint":"both sides have closed; 0s left on its timer",` + rest},
+		}), `{"type":"stuck","time":"2026-11-23T20:00:05.000000000Z","socket":"1f","generation":0,"state":"TIME_WAIT","age_ns":94280000000,"age_exact":true,"limit_ns":60000000000,"minisock":true,"orphan":true,"left_ns":5,"hint":"both sides have closed; 5ns left on its timer",` + rest},
 		{"not accepted", stuck(func(s *lifecycle.Stuck) { s.Unaccepted, s.Snapshot = true, events.Snapshot{} }), `{"type":"stuck","time":"2026-11-23T20:00:05.000000000Z","socket":"1f","generation":0,"state":"CLOSE_WAIT","age_ns":94280000000,"age_exact":true,"limit_ns":60000000000,"unaccepted":true,"holders":0,"recv_queue":0,"send_queue":0,"retransmits":4,"unanswered":0,"hint":"the peer has closed, and no process has accepted the connection",` + rest},
 	} {
 		t.Run(c.name, func(t *testing.T) {

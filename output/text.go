@@ -19,6 +19,8 @@ type TextOptions struct {
 	// Wide shows whole names and long addresses in their columns, and adds
 	// socket, namespace, verdict and rule.
 	Wide bool
+	// MaxRows of a report, which has all sockets in its numbers; 0: any.
+	MaxRows uint64
 	// Table is what is shown.
 	Table Table
 	// Color marks verdicts with ANSI colours.

@@ -95,7 +95,7 @@ func (f *agentFlags) check(cmd *cobra.Command) error {
 }
 
 func (f *agentFlags) run(cmd *cobra.Command) error {
-	f.format, f.speaks = "text", true
+	f.format, f.stuckMode = "text", stuckBeside
 	if err := f.check(cmd); err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func agentOver(t *testing.T, recording string, args ...string) (metrics, found s
 	cmd := &cobra.Command{}
 	f.register(cmd)
 	check(t, cmd.ParseFlags(args))
-	f.format, f.speaks = "text", true
+	f.format, f.stuckMode = "text", stuckBeside
 	check(t, f.check(cmd))
 	by, err := prom.ParseLabels(f.by)
 	check(t, err)

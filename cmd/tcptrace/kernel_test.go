@@ -47,10 +47,8 @@ func unavailable(t *testing.T, format string, args ...any) {
 // differ from those of this process.
 func requireHostPIDs(t *testing.T) {
 	t.Helper()
-	for _, r := range bpf.Requirements() {
-		if r.Name == "the host's process namespace" && r.Err != nil {
-			t.Skipf("processes are numbered otherwise than on the host: %v", r.Err)
-		}
+	if err := bpf.HostPIDs(); err != nil {
+		t.Skipf("processes are numbered otherwise than on the host: %v", err)
 	}
 }
 

@@ -40,7 +40,7 @@ func (v *lifeView) finish(end uint64, tracker *lifecycle.Tracker) error {
 		return nil
 	}
 	return tracker.Each(func(l *lifecycle.Life) error {
-		if l.Marked || !v.open && !(l.InMinisock() && l.Moved()) {
+		if l.Marked || !v.open && (!l.InMinisock() || !l.Moved()) {
 			return nil
 		}
 		return v.show(l, end)

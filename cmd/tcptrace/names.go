@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"tcptrace/bpf"
 	"tcptrace/events"
 )
 
@@ -46,16 +47,10 @@ const (
 func newNamer(s source, exes bool) source {
 	n := &namer{source: s, retry: make(map[uint64]uint64)}
 	n.cgroups, _ = openCgroups()
-	if exes && inHostPIDs() {
+	if exes && bpf.HostPIDs() == nil {
 		n.exes = make(map[uint32]struct{})
 	}
 	return n
-}
-
-// inHostPIDs reports whether /proc numbers processes as the records do.
-func inHostPIDs() bool {
-	ns, err := os.Readlink("/proc/self/ns/pid")
-	return err == nil && ns == "pid:[4026531836]" // PROC_PID_INIT_INO of include/linux/proc_ns.h
 }
 
 // Next implements [source].

@@ -143,7 +143,7 @@ func (l *live) checkWalk(now uint64) {
 		l.walkAt = now + uint64(l.walks.every)
 		l.walked = w.Walked
 		if w.err != nil { // what is traced is as good without
-			l.walked.Unseen = w.err.Error()
+			l.walked.Failed, l.walked.Unseen = true, w.err.Error()
 		}
 		if l.walks.only {
 			l.Stop()

@@ -26,10 +26,20 @@ that holds it, by which file descriptor, for how long, and what it waits for.
 ≥ says that the socket was in that state before anybody looked: it is at least so
 old, by the last thing that it sent or received.`
 
+// stuckMode is how a view speaks of sockets that are stuck.
+type stuckMode uint8
+
+const (
+	stuckOff    stuckMode = iota
+	stuckBeside           // when it happens, between its own rows
+	stuckWatch            // when it happens
+	stuckOnce             // of those that are so now
+)
+
 // stuckFlags choose what is stuck, in every view.
 type stuckFlags struct {
 	limits lifecycle.Limits
-	on     bool // given at all
+	on     bool // asked for, by any of these flags
 }
 
 // limitValue is the value of --limit.
@@ -51,7 +61,7 @@ func (f *stuckFlags) register(flags *pflag.FlagSet) {
 
 // registerStuck adds the flags by which a view also tells of what is stuck.
 func (f *viewFlags) registerStuck(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&f.speaks, "stuck", false, "also tell of sockets that are in a state for too long: see 'tcptrace stuck --help'")
+	cmd.Flags().BoolVar(&f.stuck.on, "stuck", false, "also tell of sockets that are in a state for too long: see 'tcptrace stuck --help'")
 	f.stuck.register(cmd.Flags())
 }
 
@@ -82,11 +92,11 @@ func newStuck() *cobra.Command {
 			case len(f.filter.verdicts) > 0:
 				return usagef("--verdict: what is stuck has no verdict: see tcptrace trace")
 			}
-			f.looks, f.watches = true, watch
-			doing := ""
-			table := output.TableStuckReport
+			f.stuckMode = stuckOnce
+			doing, table := "", output.TableStuckReport
 			switch {
 			case watch:
+				f.stuckMode = stuckWatch
 				doing, table = "watching for sockets that are stuck", output.TableStuckChanges
 			case each:
 				table = output.TableStuck
@@ -96,6 +106,7 @@ func newStuck() *cobra.Command {
 	}
 	f.register(cmd)
 	f.stuck.register(cmd.Flags())
+	_ = cmd.Flags().MarkHidden("verdict") // of transitions; fails only for a flag that is not there
 	cmd.Flags().BoolVar(&each, "each", false, "text: a line for each socket, not one for all of the same state and process")
 	cmd.Flags().BoolVar(&watch, "watch", false, "stay until Ctrl-C, and tell what gets stuck and what no longer is")
 	return cmd

@@ -17,18 +17,23 @@ import (
 // itself or beside another view, whose rows come first.
 type stuckView struct {
 	*results
-	limits  lifecycle.Limits
-	inner   view // nil: none
-	watch   bool // speaks when it happens; else of what is stuck at the end
-	recital bool // of a recording, in which the end may be long after the last walk
+	limits lifecycle.Limits
+	inner  view // nil: none
+	once   bool // speaks of what is stuck at the end; else when it happens
 
-	over    map[socketID]*overdue
-	walks   uint64 // begun so far
-	looked  uint64 // at sockets, by the present walk
-	walked  bool   // one is over
-	leaks   leaks
-	scratch lifecycle.Stuck
+	over     map[socketID]*overdue
+	beyond   uint64              // found, with no room in over
+	walks    uint64              // ended so far
+	walkedAt uint64              // when the last did
+	traced   bool                // there were transitions
+	looked   uint64              // at sockets, by the present walk
+	spaces   map[uint32]struct{} // network namespaces, likewise
+	leaks    leaks
+	scratch  lifecycle.Stuck
 }
+
+// maxOver bounds what is stuck at once.
+const maxOver = 1 << 17
 
 // overdue is a socket that is over its limit.
 type overdue struct {
@@ -45,6 +50,7 @@ func (v *stuckView) take(t *lifecycle.Transition) error {
 	if t.Source == events.SourceSnapshot {
 		return v.meet(t)
 	}
+	v.traced = true
 	if len(v.over) == 0 {
 		return nil
 	}
@@ -57,23 +63,48 @@ func (v *stuckView) take(t *lifecycle.Transition) error {
 
 // meet holds what a walk has found against its limit.
 func (v *stuckView) meet(t *lifecycle.Transition) error {
+	if v.spaces == nil {
+		v.spaces = make(map[uint32]struct{})
+	}
+	v.spaces[t.NetNS] = struct{}{}
 	if v.filter.events.Match(t.Event) != events.Accept {
 		return nil
 	}
 	v.looked++
+	id := idOf(t)
+	if err := v.meetElsewhere(id, t); err != nil {
+		return err
+	}
 	s := &v.scratch
 	if !v.limits.Check(t, s) {
-		return nil
-	}
-	id := idOf(t)
-	if o := v.over[id]; o != nil && o.State == s.State {
-		o.walk = v.walks
 		return nil
 	}
 	if s.Owner.Known() {
 		s.Exe = v.names.exe(s.Owner.PID)
 	}
+	if o := v.over[id]; o != nil { // as it is by now
+		if s.Exe == "" && s.Owner.PID == o.Owner.PID {
+			s.Exe = o.Exe
+		}
+		*o = overdue{*s, v.walks}
+		return nil
+	}
 	return v.add(id)
+}
+
+// meetElsewhere ends what a walk finds in another state: the step was not seen.
+func (v *stuckView) meetElsewhere(id socketID, t *lifecycle.Transition) error {
+	o := v.over[id]
+	if o == nil || o.State == t.To {
+		return nil
+	}
+	if t.HasDwell && !t.AtLeast && t.Entered >= o.Time {
+		o.Resolve(t.Entered, t.To)
+	} else {
+		o.Resolve(t.Time, 0)
+		o.To = t.To
+	}
+	return v.ended(id, t.Time)
 }
 
 // add takes what was found stuck, in scratch, and tells of it.
@@ -81,17 +112,19 @@ func (v *stuckView) add(id socketID) error {
 	if v.over == nil {
 		v.over = make(map[socketID]*overdue)
 	}
-	v.over[id] = &overdue{v.scratch, v.walks}
-	if !v.watch {
+	if len(v.over) >= maxOver {
+		v.beyond++
 		return nil
 	}
+	v.over[id] = &overdue{v.scratch, v.walks}
+	if v.once {
+		return nil
+	}
+	v.summary.Stuck++
 	return v.tell(&v.scratch)
 }
 
 func (v *stuckView) tell(s *lifecycle.Stuck) error {
-	if !s.Resolved {
-		v.summary.Stuck++
-	}
 	if err := v.sink.Stuck(s); err != nil {
 		return err
 	}
@@ -101,12 +134,18 @@ func (v *stuckView) tell(s *lifecycle.Stuck) error {
 // resolve ends what is stuck no more: it went on to the state, 0 if that is not
 // known.
 func (v *stuckView) resolve(id socketID, at uint64, to fsm.State) error {
+	v.over[id].Resolve(at, to)
+	return v.ended(id, at)
+}
+
+// ended forgets what is resolved, and tells of it.
+func (v *stuckView) ended(id socketID, at uint64) error {
 	o := v.over[id]
 	delete(v.over, id)
-	if !v.watch {
+	if v.once {
 		return nil
 	}
-	o.Resolve(at, to)
+	o.Time = at
 	return v.tell(&o.Stuck)
 }
 
@@ -117,18 +156,29 @@ func (v *stuckView) walkEnded(w *events.Walked) error {
 			return err
 		}
 	}
-	for _, id := range v.sorted() {
-		if o := v.over[id]; o.walk != v.walks && o.Time < w.Start {
+	if !w.Failed {
+		for _, id := range v.sorted() {
+			o := v.over[id]
+			_, seen := v.spaces[o.NetNS] // else it could not be entered this time
+			if !seen || o.walk == v.walks || o.Time >= w.Start {
+				continue
+			}
 			if err := v.resolve(id, w.Time, 0); err != nil {
 				return err
 			}
 		}
 	}
 	v.summary.Sockets = max(v.summary.Sockets, v.looked)
-	v.looked, v.walked = 0, true
+	v.summary.Partial = w.Unseen != ""
+	v.looked = 0
+	clear(v.spaces)
 	v.walks++
-	if v.watch {
+	v.walkedAt = w.Time
+	switch {
+	case !v.once:
 		return v.tellLeaks(w.Time)
+	case w.Failed: // what was found is shown, but is no answer
+		return fmt.Errorf("walk the sockets: %s", w.Unseen)
 	}
 	return nil
 }
@@ -140,18 +190,26 @@ func (v *stuckView) finish(end uint64, tracker *lifecycle.Tracker) error {
 			return err
 		}
 	}
-	if v.watch || v.full() {
-		return nil
-	}
-	if !v.walked {
-		err := v.sink.Notice(&output.Notice{Kind: output.NoticeUnseen, Reason: "the walk over the sockets did not come to its end"})
+	if v.walks == 0 {
+		v.summary.Sockets, v.summary.Partial = v.looked, true
+		err := v.sink.Notice(&output.Notice{Kind: output.NoticeUnseen, Reason: "no walk over the sockets came to its end"})
 		if err != nil {
 			return err
 		}
-		v.summary.Sockets = v.looked
 	}
-	if v.recital {
-		v.grow(end, tracker)
+	if v.once {
+		if v.traced || end-min(end, v.walkedAt) > walkIsFresh {
+			v.grow(end, tracker)
+		}
+		v.summary.Stuck = uint64(len(v.over)) + v.beyond
+	}
+	if v.beyond > 0 {
+		if err := v.sink.Notice(&output.Notice{Kind: output.NoticeForgotten, Reason: "more are stuck than are told apart", Count: v.beyond}); err != nil {
+			return err
+		}
+	}
+	if !v.once || v.full() {
+		return nil
 	}
 	for _, id := range v.sorted() {
 		if err := v.tell(&v.over[id].Stuck); err != nil {
@@ -161,12 +219,16 @@ func (v *stuckView) finish(end uint64, tracker *lifecycle.Tracker) error {
 	return nil
 }
 
+// walkIsFresh is how long after a walk, if nothing is traced, nothing else is asked.
+const walkIsFresh = uint64(time.Second)
+
 // grow makes what is stuck as old as it is at the end of a recording, and adds what
-// no walk found, as it came to be stuck later.
+// came to be stuck since the last walk.
 func (v *stuckView) grow(end uint64, tracker *lifecycle.Tracker) {
 	for _, o := range v.over {
 		if end > o.Time {
 			o.Age += time.Duration(end - o.Time)
+			o.Snapshot.Left -= min(o.Snapshot.Left, end-o.Time)
 			o.Time = end
 		}
 	}

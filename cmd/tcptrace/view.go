@@ -42,10 +42,8 @@ type viewFlags struct {
 
 	formats []string // of -o, the default first; nil: text and json
 
-	stuck   stuckFlags
-	speaks  bool // of what is stuck, beside the view
-	looks   bool // for nothing else
-	watches bool // all the time, not once
+	stuck     stuckFlags
+	stuckMode stuckMode
 }
 
 // Conditions of --fail-on.
@@ -119,6 +117,9 @@ func names[T fmt.Stringer](values []T) []string {
 func (f *viewFlags) run(cmd *cobra.Command, doing string, text *output.TextOptions, makeView func(*results) view) error {
 	return f.trace(cmd, doing, func(p *pipeline) view {
 		p.sink = f.sink(cmd, p.source, text)
+		if f.format == "text" && text.Table == output.TableStuckReport {
+			p.limit = 0 // its rows are of many sockets: it counts them itself
+		}
 		return makeView(p.results)
 	})
 }
@@ -175,14 +176,11 @@ func (f *viewFlags) trace(cmd *cobra.Command, doing string, makeView func(*pipel
 
 // stuckView adds to a view what is to be said of sockets that are stuck.
 func (f *viewFlags) stuckView(inner view, r *results) view {
-	if !f.looks && !f.speaks {
+	if f.stuckMode == stuckOff {
 		return inner
 	}
 	r.summary.HasStuck = true
-	return &stuckView{
-		results: r, limits: f.stuck.limits, inner: inner,
-		watch: f.watches || !f.looks, recital: f.read != "",
-	}
+	return &stuckView{results: r, limits: f.stuck.limits, inner: inner, once: f.stuckMode == stuckOnce}
 }
 
 // stopSignals are those that end tracing in good order. A hang-up that nohup
@@ -214,7 +212,9 @@ func (f *viewFlags) validate(flags *pflag.FlagSet) error {
 		}
 	}
 	// What is asked for is looked for.
-	f.speaks = f.speaks || !f.looks && (f.stuck.on || slices.Contains(f.failOn, failOnStuck))
+	if f.stuckMode == stuckOff && (f.stuck.on || slices.Contains(f.failOn, failOnStuck)) {
+		f.stuckMode = stuckBeside
+	}
 	switch {
 	case f.maxConnections < 1:
 		return usagef("--max-connections %d: want at least 1", f.maxConnections)
@@ -261,8 +261,8 @@ func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (
 	options.BufferSize = f.buffer
 	options.NoTimers = f.noTimeWait
 	options.ResetReasons = events.ResetNumbers()
-	walks := walks{only: f.looks && !f.watches}
-	if f.watches || f.speaks {
+	walks := walks{only: f.stuckMode == stuckOnce}
+	if f.stuckMode == stuckWatch || f.stuckMode == stuckBeside {
 		walks.every = f.stuck.interval()
 	}
 	options.WalkOnly = walks.only
@@ -282,7 +282,7 @@ func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (
 	}
 	log.Info("attached to sock:inet_sock_set_state", "clock_offset", l.clock.Offset,
 		"time_wait", l.tracer.TimeWait() == nil, "handshakes", l.tracer.HalfOpen() == nil)
-	return newNamer(l, f.looks || f.speaks), rec, nil
+	return newNamer(l, f.stuckMode != stuckOff), rec, nil
 }
 
 func (f *viewFlags) logger(w io.Writer) *slog.Logger {
@@ -301,6 +301,7 @@ func (f *viewFlags) sink(cmd *cobra.Command, s source, text *output.TextOptions)
 		results = output.NewJSON(out, s.Clock())
 	} else {
 		text.Wide = f.wide
+		text.MaxRows = f.count
 		text.Color = f.color(out)
 		text.Location = time.Local
 		results = output.NewText(out, s.Clock(), text)

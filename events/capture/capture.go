@@ -40,14 +40,14 @@ const (
 	itemLoss       = 2 // time, count, reason
 	itemEnd        = 3 // time
 	itemName       = 4 // kind, id, text
-	itemWalked     = 5 // start, time, what was not seen
+	itemWalked     = 5 // start, time, whether it failed, what was not seen
 )
 
 const (
 	lossSize   = 8 + 8 + 1
 	endSize    = 8
-	nameSize   = 1 + 8 // and the text
-	walkedSize = 8 + 8 // and the text
+	nameSize   = 1 + 8     // and the text
+	walkedSize = 8 + 8 + 1 // and the text
 )
 
 // Header tells where and when a recording was made.

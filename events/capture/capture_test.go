@@ -55,7 +55,7 @@ func TestRoundTripOfNamesAndWalks(t *testing.T) {
 		{Kind: events.KindName, Name: events.Name{Kind: 255}}, // of a later version
 		{Kind: events.KindTransition, Event: snapshot(churn(1)[0])},
 		{Kind: events.KindWalked, Walked: events.Walked{Start: 1, Time: ^uint64(0)}},
-		{Kind: events.KindWalked, Walked: events.Walked{Time: 2, Unseen: strings.Repeat("y", longest)}},
+		{Kind: events.KindWalked, Walked: events.Walked{Time: 2, Failed: true, Unseen: strings.Repeat("y", longest)}},
 	}
 	var b bytes.Buffer
 	w, err := capture.NewWriter(&b, eventstest.Header())

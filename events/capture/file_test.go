@@ -56,7 +56,11 @@ func name(n events.Name) []byte {
 
 func walked(w events.Walked) []byte {
 	b := binary.LittleEndian.AppendUint64(nil, w.Start)
-	return item(5, append(binary.LittleEndian.AppendUint64(b, w.Time), w.Unseen...))
+	b = append(binary.LittleEndian.AppendUint64(b, w.Time), 0)
+	if w.Failed {
+		b[len(b)-1] = 1
+	}
+	return item(5, append(b, w.Unseen...))
 }
 
 func end(time uint64) []byte { return item(3, binary.LittleEndian.AppendUint64(nil, time)) }

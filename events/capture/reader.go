@@ -133,6 +133,7 @@ func (r *Reader) Read(rec *events.Record) error {
 			rec.Walked = events.Walked{
 				Start:  binary.LittleEndian.Uint64(payload),
 				Time:   binary.LittleEndian.Uint64(payload[8:]),
+				Failed: payload[16] != 0,
 				Unseen: string(bounded(payload[walkedSize:])),
 			}
 			return nil

@@ -81,6 +81,11 @@ func (w *Writer) Write(r *events.Record) error {
 		w.head(itemWalked, uint16(walkedSize+len(unseen)))
 		w.raw = binary.LittleEndian.AppendUint64(w.raw, r.Walked.Start)
 		w.raw = binary.LittleEndian.AppendUint64(w.raw, r.Walked.Time)
+		failed := byte(0)
+		if r.Walked.Failed {
+			failed = 1
+		}
+		w.raw = append(w.raw, failed)
 		w.raw = append(w.raw, unseen...)
 	}
 	if len(w.raw) >= blockTarget {

@@ -90,6 +90,7 @@ const (
 	lifeSince    // start is when it was known to live, not when it began
 	lifeAtLeast  // the first state was entered by the time that is known, or before
 	lifeMet      // since the last Sweep
+	lifeMoved    // a transition was seen
 )
 
 // IsConnection reports whether it is, or was to become, a connection: it is no
@@ -101,11 +102,12 @@ func (l *Life) IsConnection() bool { return l.flags&lifeListener == 0 }
 func (l *Life) InMinisock() bool { return l.flags&lifeMinisock != 0 }
 
 // Moved reports whether a transition was seen, not only where it was found.
-func (l *Life) Moved() bool { return l.steps > 1 }
+func (l *Life) Moved() bool { return l.flags&lifeMoved != 0 }
 
 // observe adds a transition that has been judged.
 func (l *Life) observe(t *Transition) {
 	e := t.Event
+	l.flags |= lifeMoved
 	if l.steps == 0 {
 		l.begin(t)
 	}
@@ -186,7 +188,14 @@ func (l *Life) found(t *Transition, forgotten bool) {
 	case l.InMinisock() && !minisock, minisock && !l.InMinisock() && e.Seq == 0:
 		return // the minisock is of the socket's connection before
 	case l.InMinisock() && l.last == fsm.FinWait2 && e.To == fsm.TimeWait && e.Seq+1 == max(l.next, 1):
-		// A FIN reached it unseen: the record of its end says when.
+		// A FIN reached it unseen.
+		if !t.HasDwell {
+			return // the record of its end says when
+		}
+		l.dwell.spend(l.last, l.entered, e.Entered)
+		l.visit(e.To)
+		l.prev, l.last, l.entered = l.last, e.To, e.Entered
+		l.flags |= lifeEstimated
 	case e.To != l.last || minisock != l.InMinisock():
 		l.miss() // the number stays: what is missing shows at the next record
 		l.flags |= lifeFound

@@ -152,6 +152,17 @@ func TestSnapshots(t *testing.T) {
 			found(9*second, -1, 2, fsm.TimeWait, minisock),
 			step(63*second, 3*second, 3, fsm.TimeWait, fsm.Closed, flags(events.FlagEstimated), func(e *events.Event) { e.Source, e.End = events.SourceTimeWait, fsm.EndExpired }),
 		}, "1.0 : FIN_WAIT_1 FIN_WAIT_2 2s TIME_WAIT 1m0s CLOSED | finished first local | TIME_WAIT 1m0s expired estimated | 0/0 rtt 0 retr 0 | linux", ""},
+		{"a FIN that the walk shows to have reached the minisock", []events.Event{
+			step(1*second, -1, 1, fsm.FinWait1, fsm.FinWait2),
+			step(2*second, 1*second, 2, fsm.FinWait2, fsm.FinWait2, minisock),
+			found(9*second, 3*second, 2, fsm.TimeWait, minisock, flags(events.FlagEstimated)),
+		}, "1.0 : FIN_WAIT_1 FIN_WAIT_2 2s TIME_WAIT 6s … | finished first local | TIME_WAIT 6s none estimated | 0/0 rtt 0 retr 0 | linux", ""},
+		{"and its end", []events.Event{
+			step(1*second, -1, 1, fsm.FinWait1, fsm.FinWait2),
+			step(2*second, 1*second, 2, fsm.FinWait2, fsm.FinWait2, minisock),
+			found(9*second, 3*second, 2, fsm.TimeWait, minisock, flags(events.FlagEstimated)),
+			step(63*second, 3*second, 3, fsm.TimeWait, fsm.Closed, flags(events.FlagEstimated), func(e *events.Event) { e.Source, e.End = events.SourceTimeWait, fsm.EndExpired }),
+		}, "1.0 : FIN_WAIT_1 FIN_WAIT_2 2s TIME_WAIT 1m0s CLOSED | finished first local | TIME_WAIT 1m0s expired estimated | 0/0 rtt 0 retr 0 | linux", ""},
 		{"the minisock of the connection before", []events.Event{
 			found(1*second, -1, 0, fsm.Established),
 			found(2*second, -1, 0, fsm.TimeWait, minisock),

@@ -370,6 +370,8 @@ func appendCount(b []byte, n uint64, noun string) []byte {
 func FormatDuration(d time.Duration) string {
 	unit := time.Millisecond
 	switch {
+	case d < time.Millisecond:
+		return d.String()
 	case d >= time.Hour:
 		unit = time.Minute
 	case d >= time.Minute:

@@ -298,7 +298,7 @@ func TestQueues(t *testing.T) {
 
 func TestFormatDuration(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		0: "0s", 999 * time.Microsecond: "0s", 340*time.Millisecond + 1: "340ms", second: "1s", 34290 * time.Millisecond: "34.2s",
+		0: "0s", 999 * time.Microsecond: "999µs", 1: "1ns", 340*time.Millisecond + 1: "340ms", second: "1s", 34290 * time.Millisecond: "34.2s",
 		59999 * time.Millisecond: "59.9s", time.Minute: "1m", 150 * second: "2m30s", 10 * time.Minute: "10m",
 		time.Hour: "1h", time.Hour + 59*second: "1h", 10*time.Hour + 10*time.Minute: "10h10m", 100 * time.Hour: "100h",
 	} {
