@@ -512,6 +512,7 @@ func TestJSONNoticeAndSummary(t *testing.T) {
 		s.Notice(&output.Notice{Kind: output.NoticeUnmeasured, Reason: "TIME_WAIT: no \"timers\""}),
 		s.Notice(&output.Notice{Time: clock.Time(1), Kind: output.NoticeGrowing, Reason: "a\x1b", Count: 8}),
 		s.Notice(&output.Notice{Kind: output.NoticeUnseen, Reason: "why", Count: 2}),
+		s.Notice(&output.Notice{Kind: output.NoticeSuppressed, Count: 2}),
 		s.Summary(&output.Summary{Transitions: 5, Connections: 2, Illegal: 1, Gaps: 3, Lost: 12, Duration: time.Second}),
 		s.Summary(&output.Summary{HasStuck: true, Sockets: 340, Duration: time.Second}),
 		s.Close(),
@@ -525,6 +526,7 @@ func TestJSONNoticeAndSummary(t *testing.T) {
 {"type":"notice","kind":"unmeasured","reason":"TIME_WAIT: no \"timers\""}
 {"type":"notice","time":"2026-11-23T20:00:00.000000001Z","kind":"growing","reason":"a\u001b","count":8}
 {"type":"notice","kind":"unseen","reason":"why","count":2}
+{"type":"notice","kind":"suppressed","count":2}
 {"type":"summary","transitions":5,"connections":2,"illegal":1,"gaps":3,"lost":12,"duration_ns":1000000000}
 {"type":"summary","transitions":0,"connections":0,"illegal":0,"gaps":0,"lost":0,"sockets":340,"stuck":0,"duration_ns":1000000000}
 `
@@ -579,6 +581,7 @@ func TestMessages(t *testing.T) {
 		s.Notice(&output.Notice{Kind: output.NoticeUndecided, Count: 2}),
 		s.Notice(&output.Notice{Kind: output.NoticeGrowing, Reason: "CLOSE_WAIT of a\n\x1b]0;x (1): 12 sockets, 8 more than a minute ago", Count: 8}),
 		s.Notice(&output.Notice{Kind: output.NoticeUnseen, Reason: "which and why", Count: 2}),
+		s.Notice(&output.Notice{Kind: output.NoticeSuppressed, Count: 2}),
 		s.Summary(&output.Summary{Transitions: 1, Connections: 1, Gaps: 1, Lost: 1, Duration: 1234567890}),
 		s.Summary(&output.Summary{HasStuck: true, Stuck: 12, Sockets: 340}),
 		s.Summary(&output.Summary{HasStuck: true, Sockets: 1, Lost: 2}),
@@ -599,6 +602,7 @@ tcptrace: not measured: TIME_WAIT: why
 tcptrace: 2 transitions left out: the end that the filter asks for was never assigned
 tcptrace: growing: CLOSE_WAIT of a\x0a\x1b]0;x (1): 12 sockets, 8 more than a minute ago
 tcptrace: not looked at: which and why
+tcptrace: 2 findings not shown: more than are shown in a minute
 tcptrace: 1 transition of 1 connection in 1.235s: 0 illegal, 1 gap, 1 lost
 tcptrace: 12 of 340 sockets stuck
 tcptrace: 0 of 1 socket stuck, 2 records lost

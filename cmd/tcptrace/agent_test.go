@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tcptrace/events"
+	"tcptrace/fsm"
 	"tcptrace/fsm/lifecycle"
 	"tcptrace/output"
 	"tcptrace/output/outputtest"
@@ -48,13 +49,42 @@ func agentOver(t *testing.T, recording string, args ...string) (metrics, found s
 	cmd.SetErr(io.Discard)
 	pulse := &pulse{begun: time.Now()}
 	sink := prom.New(&prom.Options{Version: "test", Events: pulse.events.Load, By: by, MaxSeries: f.maxSeries})
-	p := &pipeline{
-		source: source, tracker: lifecycle.NewTracker(0), log: slog.New(slog.DiscardHandler),
-		results: &results{filter: filter, clock: source.Clock()},
-	}
+	p := newPipeline(source, filter)
 	p.view = f.stuckView(newAgentView(p, sink, pulse, f.findingsSink(cmd, p.clock)), p.results)
 	check(t, p.run())
 	return exposition(t, sink), out.String()
+}
+
+func newPipeline(s source, filter *filter) *pipeline {
+	return &pipeline{
+		source: s, tracker: lifecycle.NewTracker(0), log: slog.New(slog.DiscardHandler),
+		results: &results{filter: filter, clock: s.Clock()},
+	}
+}
+
+// A connection of whose end the record was lost has ended all the same: when its socket
+// is connected again, or a walk has not found it.
+func TestAgentCountsLostEnds(t *testing.T) {
+	step := func(cookie uint64, generation, seq uint32, from, to fsm.State) events.Record {
+		return events.Record{Kind: events.KindTransition, Event: events.Event{
+			Time: 1000 + cookie, Cookie: cookie, Generation: generation, Seq: seq, From: from, To: to,
+		}}
+	}
+	walked := events.Record{Kind: events.KindWalked, Walked: events.Walked{Start: 2000, Time: 2000}}
+	pulse := &pulse{begun: time.Now()}
+	sink := prom.New(&prom.Options{Events: pulse.events.Load})
+	p := newPipeline(&records{
+		step(1, 0, 1, fsm.Closed, fsm.SynSent), step(1, 1, 1, fsm.Closed, fsm.SynSent), step(1, 1, 2, fsm.SynSent, fsm.Closed),
+		step(2, 0, 1, fsm.Closed, fsm.SynSent), walked, walked,
+	}, &filter{})
+	p.view = newAgentView(p, sink, pulse, output.Discard{})
+	check(t, p.run())
+	got := exposition(t, sink)
+	for _, want := range []string{`{cause="unknown",role="active"} 2`, `{cause="cancelled",role="active"} 1`} {
+		if !strings.Contains(got, "tcptrace_connections_closed_total"+want+"\n") {
+			t.Errorf("no %s in\n%s", want, got)
+		}
+	}
 }
 
 // exposition is what a scrape gets, but for what is 0 and what differs with Go.
@@ -90,6 +120,7 @@ func TestAgentMetrics(t *testing.T) {
 		{"scenarios", "scenarios.tct", nil},
 		{"lifecycles", "lifecycles.tct", nil},
 		{"lifecycles-filtered", "lifecycles.tct", []string{"-D", "80", "--verdict", "legal", "-4"}},
+		{"scenarios-of-a-port", "scenarios.tct", []string{"-L", "40000"}},
 		{"scenarios-by-comm", "scenarios.tct", []string{"--by", "comm,lport"}},
 		{"scenarios-capped", "scenarios.tct", []string{"--by", "comm", "--max-series", "5"}},
 		{"containers-by-place", "containers.tct", []string{"--by", "container,unit"}},
