@@ -13,6 +13,11 @@ export CGO_ENABLED = 0
 # building and running need none.
 PACKAGES = clang-19 llvm-19 clang-format-19 libbpf-dev iproute2
 
+# Prometheus and its promtool, for the tests of the agent: unpacked, not installed, as
+# the package would start a server.
+TOOLS = $(CURDIR)/bin/tools
+export PATH := $(PATH):$(TOOLS)/usr/bin
+
 .DEFAULT_GOAL := build
 
 .PHONY: help
@@ -42,6 +47,9 @@ deps: ## install the Debian packages that generate, lint and test need, where mi
 	if [ -n "$$missing" ]; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y -qq --no-install-recommends $$missing; fi
+	@command -v promtool >/dev/null || { \
+		mkdir -p $(TOOLS) && cd $(TOOLS) && apt-get update -qq && \
+		apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; }
 
 .PHONY: generate
 generate: deps ## make the generated Go files and objects in bpf/ and the picture in docs/ anew

@@ -112,8 +112,8 @@ func (v *agentView) closed(l *lifecycle.Life, at uint64) error {
 // walkEnded forgets what the walk would have found if it were still there: the record
 // of its end was lost.
 func (v *agentView) walkEnded(w *events.Walked) error {
-	if w.Unseen == "" {
-		if err := v.tracker.Sweep(func(l *lifecycle.Life) error { return v.closed(l, w.Time) }); err != nil {
+	if !w.Failed {
+		if err := v.tracker.Sweep(v.wasIn, func(l *lifecycle.Life) error { return v.closed(l, w.Time) }); err != nil {
 			return err
 		}
 	}

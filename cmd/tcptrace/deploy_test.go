@@ -93,7 +93,7 @@ func TestDeployedCapabilities(t *testing.T) {
 func TestDeployedAlerts(t *testing.T) {
 	promtool, err := exec.LookPath("promtool")
 	if err != nil {
-		t.Skipf("install the package prometheus for this: %v", err)
+		unavailable(t, "make deps fetches prometheus for this: %v", err)
 	}
 	for _, args := range [][]string{{"check", "rules", "alerts.yml"}, {"test", "rules", "alerts_test.yml"}} {
 		cmd := exec.Command(promtool, args...)

@@ -26,7 +26,7 @@ func startPrometheus(t *testing.T, a *agent) *prometheusServer {
 	t.Helper()
 	binary, err := exec.LookPath("prometheus")
 	if err != nil {
-		t.Skipf("install the package prometheus for this: %v", err)
+		unavailable(t, "make deps fetches prometheus for this: %v", err)
 	}
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)

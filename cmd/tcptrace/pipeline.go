@@ -52,7 +52,8 @@ type results struct {
 	limit   uint64 // of rows; 0: none
 	rows    uint64
 	names   nameTable
-	unnamed uint64 // transitions left out, because the name of a cgroup is not known
+	unnamed uint64              // transitions left out, because the name of a cgroup is not known
+	spaces  map[uint32]struct{} // network namespaces in which the present walk found sockets
 	summary output.Summary
 }
 
@@ -115,6 +116,9 @@ func (p *pipeline) take(r *events.Record) error {
 	switch r.Kind {
 	case events.KindTransition:
 		p.tracker.Observe(&r.Event, &p.transition)
+		if r.Event.Source == events.SourceSnapshot {
+			p.enter(r.Event.NetNS)
+		}
 		p.transition.Place = p.names.place(r.Event.Cgroup)
 		if !p.wantsPlace(&p.transition) {
 			return nil
@@ -144,10 +148,26 @@ func (p *pipeline) take(r *events.Record) error {
 	return p.sink.Flush()
 }
 
+// enter notes that the walk was in a network namespace.
+func (r *results) enter(netns uint32) {
+	if r.spaces == nil {
+		r.spaces = make(map[uint32]struct{})
+	}
+	r.spaces[netns] = struct{}{}
+}
+
+// wasIn reports whether the walk that has ended found sockets in a network namespace:
+// then it has found all of them.
+func (r *results) wasIn(netns uint32) bool {
+	_, was := r.spaces[netns]
+	return was
+}
+
 // walkEnded says once what a walk could not see.
 func (p *pipeline) walkEnded(w *events.Walked) error {
 	p.log.Info("walked the sockets", "time", time.Duration(w.Time-w.Start), "unseen", w.Unseen)
 	defer p.names.walked()
+	defer clear(p.spaces)
 	if w.Unseen != "" && w.Unseen != p.unseen {
 		p.unseen = w.Unseen
 		n := &output.Notice{Time: p.clock.Time(w.Time), Kind: output.NoticeUnseen, Reason: w.Unseen}

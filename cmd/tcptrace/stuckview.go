@@ -22,12 +22,11 @@ type stuckView struct {
 	once   bool // speaks of what is stuck at the end; else when it happens
 
 	over     map[socketID]*overdue
-	beyond   uint64              // found, with no room in over
-	walks    uint64              // ended so far
-	walkedAt uint64              // when the last did
-	traced   bool                // there were transitions
-	looked   uint64              // at sockets, by the present walk
-	spaces   map[uint32]struct{} // network namespaces, likewise
+	beyond   uint64 // found, with no room in over
+	walks    uint64 // ended so far
+	walkedAt uint64 // when the last did
+	traced   bool   // there were transitions
+	looked   uint64 // at sockets, by the present walk
 	leaks    leaks
 	scratch  lifecycle.Stuck
 }
@@ -63,10 +62,6 @@ func (v *stuckView) take(t *lifecycle.Transition) error {
 
 // meet holds what a walk has found against its limit.
 func (v *stuckView) meet(t *lifecycle.Transition) error {
-	if v.spaces == nil {
-		v.spaces = make(map[uint32]struct{})
-	}
-	v.spaces[t.NetNS] = struct{}{}
 	if v.filter.events.Match(t.Event) != events.Accept {
 		return nil
 	}
@@ -159,8 +154,7 @@ func (v *stuckView) walkEnded(w *events.Walked) error {
 	if !w.Failed {
 		for _, id := range v.sorted() {
 			o := v.over[id]
-			_, seen := v.spaces[o.NetNS] // else it could not be entered this time
-			if !seen || o.walk == v.walks || o.Time >= w.Start {
+			if !v.wasIn(o.NetNS) || o.walk == v.walks || o.Time >= w.Start {
 				continue
 			}
 			if err := v.resolve(id, w.Time, 0); err != nil {
@@ -171,7 +165,6 @@ func (v *stuckView) walkEnded(w *events.Walked) error {
 	v.summary.Sockets = max(v.summary.Sockets, v.looked)
 	v.summary.Partial = w.Unseen != ""
 	v.looked = 0
-	clear(v.spaces)
 	v.walks++
 	v.walkedAt = w.Time
 	switch {

@@ -50,7 +50,7 @@ func TestCount(t *testing.T) {
 					break
 				}
 				if r.IntN(100) == 0 {
-					_ = tr.Sweep(func(*lifecycle.Life) error { return nil })
+					_ = tr.Sweep(everywhere, func(*lifecycle.Life) error { return nil })
 				}
 				own, counted := counts(tr)
 				if !maps.Equal(own, counted) {
@@ -86,7 +86,7 @@ func cookie(n uint64) change { return func(e *events.Event) { e.Cookie = n } }
 func TestSweep(t *testing.T) {
 	tr := lifecycle.NewTracker(0)
 	sweep := func() (gone []uint64) {
-		err := tr.Sweep(func(l *lifecycle.Life) error {
+		err := tr.Sweep(everywhere, func(l *lifecycle.Life) error {
 			var c lifecycle.Lifecycle
 			l.Lifecycle(moment(second), &c)
 			if c.Complete || c.Verdict != fsm.Gap {
@@ -121,5 +121,22 @@ func TestSweep(t *testing.T) {
 	}
 	if own, _ := counts(tr); len(own) != 0 || tr.Followed() != 0 {
 		t.Errorf("still followed: %v", own)
+	}
+}
+
+func everywhere(uint32) bool { return true }
+
+// One in a network namespace that the walk could not enter stays.
+func TestSweepStaysWhereTheWalkWas(t *testing.T) {
+	tr := lifecycle.NewTracker(0)
+	observe(tr, []events.Event{
+		step(0, -1, 1, fsm.SynSent, fsm.Established, cookie(1), func(e *events.Event) { e.NetNS = 1 }),
+		step(0, -1, 1, fsm.SynSent, fsm.Established, cookie(2), func(e *events.Event) { e.NetNS = 2 }),
+	})
+	for range 2 {
+		_ = tr.Sweep(func(netns uint32) bool { return netns == 2 }, func(*lifecycle.Life) error { return nil })
+	}
+	if tr.Followed() != 1 {
+		t.Errorf("%d are followed, want the one of the other namespace", tr.Followed())
 	}
 }

@@ -193,12 +193,17 @@ func (t *Tracker) moved(before fsm.State, l *Life) {
 
 // Sweep forgets the sockets of which neither a record nor a walk has told since the
 // last Sweep, and calls f with each, which says as little of its end as is known. It
-// is for when a walk over all sockets is over: what that has not found is gone,
-// though the record of its end was lost.
-func (t *Tracker) Sweep(f func(*Life) error) error {
+// is for when a walk over the sockets is over: what that has not found is gone, though
+// the record of its end was lost. The walk reports by the inode in which network
+// namespaces it was; sockets of others stay.
+func (t *Tracker) Sweep(walked func(netns uint32) bool, f func(*Life) error) error {
 	for i := t.lives.at(0).newer; i != 0; {
 		l := t.lives.at(i)
 		next := l.newer
+		if !walked(l.netns) {
+			i = next
+			continue
+		}
 		if l.flags&lifeMet == 0 {
 			t.unended = l.Life
 			t.unended.entered = 0
