@@ -44,14 +44,10 @@ func readTick() (uint64, error) {
 }
 
 // configureTimers sets what the timer programs need to know of the kernel.
-func configureTimers(spec *ebpf.CollectionSpec, s *tcptraceVariableSpecs) error {
+func configureTimers(spec *ebpf.CollectionSpec, s *tcptraceVariableSpecs, enders *[16]ender) error {
 	spec.Maps[tcptraceMapMinisocks].MaxEntries = maxMinisocks
 	spec.Maps[tcptraceMapRequests].MaxEntries = maxRequests
-	// Where they are hidden, it is not known what ends a minisock before its time.
-	if symbols, err := findEnders(); err == nil {
-		return s.Enders.Set(symbols)
-	}
-	return nil
+	return s.Enders.Set(*enders)
 }
 
 // Numbers of enum end_reason of event.h.
@@ -111,10 +107,16 @@ func findEnders() (found [16]ender, err error) {
 			found[n], open = ender{From: at, End: end}, true
 		}
 	}
-	return found, lines.Err()
+	if err := lines.Err(); err != nil {
+		return found, err
+	}
+	if found[0].To == 0 {
+		return found, errMissing
+	}
+	return found, nil
 }
 
-var errHidden = errors.New("hidden")
+var errHidden = errors.New("the addresses of kernel symbols are hidden: that takes CAP_SYSLOG, and kernel.kptr_restrict below 2")
 
 // resetReasons returns the numbers of the caller for those of this kernel's enum
 // sk_rst_reason, which change from version to version, and whether the kernel

@@ -87,6 +87,7 @@ type Tracer struct {
 	record  ringbuf.Record
 
 	timeWait, halfOpen error
+	endReasons         error // why it is not known what ends a minisock before its time
 
 	requestHandler uint64 // of the timers of requests; 0: not followed
 
@@ -131,11 +132,15 @@ func open(o *Options) (_ *Tracer, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded programs: %w", err)
 	}
-	if err := configure(spec, o); err != nil {
+	t := &Tracer{netns: o.NetNS, pollInterval: pollInterval, endReasons: ErrSwitchedOff}
+	var enders [16]ender
+	if !o.NoTimers && !o.WalkOnly {
+		enders, t.endReasons = findEnders()
+	}
+	if err := configure(spec, o, &enders); err != nil {
 		return nil, err
 	}
 
-	t := &Tracer{netns: o.NetNS, pollInterval: pollInterval}
 	if o.WalkOnly { // its end is waited for
 		t.pollInterval = walkPause
 	}
@@ -236,11 +241,15 @@ func (t *Tracer) attachTimers(o *Options) error {
 // TimeWait returns nil if TIME_WAIT is measured, else why not.
 func (t *Tracer) TimeWait() error { return t.timeWait }
 
+// EndReasons returns nil if it is known why TIME_WAIT ends before its time, else why
+// not.
+func (t *Tracer) EndReasons() error { return t.endReasons }
+
 // HalfOpen returns nil if handshakes are measured from the SYN on, else why not.
 func (t *Tracer) HalfOpen() error { return t.halfOpen }
 
 // configure sets the constants and the sizes, before loading.
-func configure(spec *ebpf.CollectionSpec, o *Options) error {
+func configure(spec *ebpf.CollectionSpec, o *Options, enders *[16]ender) error {
 	size := o.BufferSize
 	if size == 0 {
 		size = DefaultBufferSize
@@ -274,7 +283,7 @@ func configure(spec *ebpf.CollectionSpec, o *Options) error {
 	}
 	if o.NoTimers {
 		leaveTimersOut(spec)
-	} else if err := configureTimers(spec, &s); err != nil {
+	} else if err := configureTimers(spec, &s, enders); err != nil {
 		return err
 	}
 	return errors.Join(

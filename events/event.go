@@ -559,6 +559,8 @@ type Walked struct {
 	Start, Time uint64 // as Event.Time
 	// Failed: it broke off, and has not seen all that it can.
 	Failed bool
+	// Skipped are the inodes of network namespaces that it could not enter.
+	Skipped []uint32
 	// Unseen says in words of what it could not find the sockets, and why; "" if it
 	// found all.
 	Unseen string

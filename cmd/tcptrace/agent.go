@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -88,6 +90,9 @@ func (f *agentFlags) check(cmd *cobra.Command) error {
 	if _, err := prom.ParseLabels(f.by); err != nil {
 		return usagef("--by: %w", err)
 	}
+	if _, _, err := net.SplitHostPort(f.listen); err != nil {
+		return usagef("--listen: %w: want HOST:PORT or :PORT, such as %s", err, defaultListen)
+	}
 	if f.maxSeries < 1 {
 		return usagef("--max-series %d: want at least 1", f.maxSeries)
 	}
@@ -135,12 +140,16 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	}()
 	go feedWatchdog(ctx, pulse, log)
 
+	stderr := &enduring{w: cmd.ErrOrStderr(), complaints: cmd.ErrOrStderr(), name: "standard error"}
+	stdout := newOutlet(&enduring{w: cmd.OutOrStdout(), complaints: stderr, name: "standard output"})
+	defer stdout.close()
+
 	doing := fmt.Sprintf("serving metrics on %s/metrics", server.listener.Addr())
 	err = f.trace(cmd, doing, func(p *pipeline) view {
-		if err := dropCapabilities(kept); err != nil && !notWithCgo(err) {
+		if err := dropCapabilities(kept); err != nil {
 			cmd.PrintErrf("tcptrace: keeps capabilities that it does not need: %v\n", err)
 		}
-		v := newAgentView(p, metrics, pulse, f.findingsSink(cmd, p.clock))
+		v := newAgentView(p, metrics, pulse, f.findingsSink(stdout, stderr, p.clock))
 		v.ready = func() { notify(log, daemon.SdNotifyReady) }
 		pulse.beat()
 		attached.Store(true)
@@ -153,13 +162,11 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 
 // findingsSink is where findings go: to standard output; notices and the summary to
 // standard error, too.
-func (f *agentFlags) findingsSink(cmd *cobra.Command, clock events.Clock) output.Sink {
-	stderr := &enduring{w: cmd.ErrOrStderr(), complaints: cmd.ErrOrStderr(), name: "standard error"}
+func (f *agentFlags) findingsSink(stdout io.Writer, stderr io.Writer, clock events.Clock) *findings {
 	messages := output.NewMessages(stderr)
 	if f.findings == 0 {
-		return messages
+		return &findings{Sink: messages, clock: clock}
 	}
-	stdout := &enduring{w: cmd.OutOrStdout(), complaints: stderr, name: "standard output"}
 	return &findings{Sink: output.Multi{output.NewJSON(stdout, clock), messages}, clock: clock, most: f.findings}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,12 +46,12 @@ func agentOver(t *testing.T, recording string, args ...string) (metrics, found s
 	defer source.Close()
 
 	var out bytes.Buffer
-	cmd.SetOut(&out)
+
 	cmd.SetErr(io.Discard)
 	pulse := &pulse{begun: time.Now()}
 	sink := prom.New(&prom.Options{Version: "test", Events: pulse.events.Load, By: by, MaxSeries: f.maxSeries})
 	p := newPipeline(source, filter)
-	p.view = f.stuckView(newAgentView(p, sink, pulse, f.findingsSink(cmd, p.clock)), p.results)
+	p.view = f.stuckView(newAgentView(p, sink, pulse, f.findingsSink(&out, io.Discard, p.clock)), p.results)
 	check(t, p.run())
 	return exposition(t, sink), out.String()
 }
@@ -77,13 +78,52 @@ func TestAgentCountsLostEnds(t *testing.T) {
 		step(1, 0, 1, fsm.Closed, fsm.SynSent), step(1, 1, 1, fsm.Closed, fsm.SynSent), step(1, 1, 2, fsm.SynSent, fsm.Closed),
 		step(2, 0, 1, fsm.Closed, fsm.SynSent), walked, walked,
 	}, &filter{})
-	p.view = newAgentView(p, sink, pulse, output.Discard{})
+	p.view = newAgentView(p, sink, pulse, &findings{Sink: output.Discard{}})
 	check(t, p.run())
 	got := exposition(t, sink)
 	for _, want := range []string{`{cause="unknown",role="active"} 2`, `{cause="cancelled",role="active"} 1`} {
 		if !strings.Contains(got, "tcptrace_connections_closed_total"+want+"\n") {
 			t.Errorf("no %s in\n%s", want, got)
 		}
+	}
+}
+
+// A connection is counted once, when both sides have closed: also where a walk shows
+// first that it is in TIME_WAIT. One that was in it before it was followed is not.
+func TestAgentCountsEndsInTimeWait(t *testing.T) {
+	const minisock = events.FlagMinisock
+	record := func(cookie, at, entered uint64, seq uint32, from, to fsm.State, source events.Source, flags events.Flags) events.Record {
+		return events.Record{Kind: events.KindTransition, Event: events.Event{
+			Time: at, Entered: entered, Cookie: cookie, Seq: seq, From: from, To: to, Source: source, Flags: flags,
+		}}
+	}
+	const socket, walk, timer = events.SourceTracepoint, events.SourceSnapshot, events.SourceTimeWait
+	pulse := &pulse{begun: time.Now()}
+	sink := prom.New(&prom.Options{Events: pulse.events.Load})
+	p := newPipeline(&records{
+		// The FIN reached its minisock unseen, and a walk came by before the end.
+		record(1, 10, 0, 1, fsm.Closed, fsm.SynSent, socket, 0),
+		record(1, 20, 10, 2, fsm.SynSent, fsm.Established, socket, 0),
+		record(1, 30, 20, 3, fsm.Established, fsm.FinWait1, socket, 0),
+		record(1, 40, 30, 4, fsm.FinWait1, fsm.FinWait2, socket, 0),
+		record(1, 50, 40, 5, fsm.FinWait2, fsm.FinWait2, socket, minisock),
+		record(1, 90, 60, 5, fsm.TimeWait, fsm.TimeWait, walk, minisock|events.FlagEstimated),
+		record(1, 200, 60, 6, fsm.TimeWait, fsm.Closed, timer, events.FlagEstimated),
+		// These were in it before.
+		record(2, 90, 60, 0, fsm.TimeWait, fsm.TimeWait, walk, minisock|events.FlagAtLeast),
+		record(2, 200, 60, 0, fsm.TimeWait, fsm.Closed, timer, events.FlagAtLeast),
+		record(3, 210, 60, 6, fsm.TimeWait, fsm.Closed, timer, 0),
+	}, &filter{})
+	p.view = newAgentView(p, sink, pulse, &findings{Sink: output.Discard{}})
+	check(t, p.run())
+	var got []string
+	for line := range strings.Lines(exposition(t, sink)) {
+		if strings.HasPrefix(line, "tcptrace_connections_closed_total{") {
+			got = append(got, strings.TrimSpace(line))
+		}
+	}
+	if want := []string{`tcptrace_connections_closed_total{cause="finished",role="active"} 1`}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,10 +19,11 @@ import (
 // metrics; what was found goes further.
 type agentView struct {
 	*results
-	tracker *lifecycle.Tracker
-	metrics *prom.Sink
-	pulse   *pulse
-	ready   func() // called once, when the sockets from before have been walked; or nil
+	tracker  *lifecycle.Tracker
+	metrics  *prom.Sink
+	pulse    *pulse
+	findings *findings
+	ready    func() // called once, when the sockets from before have been walked; or nil
 
 	held      held
 	flushAt   uint64 // when to flush though there is more to read, as events.Event.Time
@@ -32,8 +35,8 @@ type agentView struct {
 const agentDelay = uint64(100 * time.Millisecond)
 
 // newAgentView lets the pipeline go to metrics and findings, and its reading be watched.
-func newAgentView(p *pipeline, metrics *prom.Sink, pulse *pulse, findings output.Sink) *agentView {
-	v := &agentView{results: p.results, tracker: p.tracker, metrics: metrics, pulse: pulse}
+func newAgentView(p *pipeline, metrics *prom.Sink, pulse *pulse, findings *findings) *agentView {
+	v := &agentView{results: p.results, tracker: p.tracker, metrics: metrics, pulse: pulse, findings: findings}
 	p.source = watched{p.source, pulse}
 	p.sink = output.Multi{metrics, socketCount{agentView: v}, findings}
 	return v
@@ -55,8 +58,9 @@ func (v *agentView) count(t *lifecycle.Transition) error {
 	}
 	if t.Source == events.SourceSnapshot {
 		v.metrics.Found(t)
-		// What was in TIME_WAIT before is not closed now.
-		t.Life.Marked = t.Life.Marked || t.To == fsm.TimeWait
+		if t.To == fsm.TimeWait { // a FIN may have come unseen
+			return v.closed(t.Life, t.Time)
+		}
 		return nil
 	}
 	if earlier := v.held.take(t); earlier != nil && v.filter.events.Match(earlier.Event) == events.Accept {
@@ -102,6 +106,9 @@ func (v *agentView) closed(l *lifecycle.Life, at uint64) error {
 	c := &v.lifecycle
 	l.Lifecycle(at, c)
 	c.Place = v.names.place(c.Cgroup)
+	if c.Path[0] == fsm.TimeWait { // it was closed before it was followed
+		return nil
+	}
 	if !v.filter.wantsVerdict(c.Verdict) || !v.filter.wantsLifecycle(c) {
 		return nil
 	}
@@ -112,13 +119,15 @@ func (v *agentView) closed(l *lifecycle.Life, at uint64) error {
 // walkEnded forgets what the walk would have found if it were still there: the record
 // of its end was lost.
 func (v *agentView) walkEnded(w *events.Walked) error {
-	if !w.Failed {
-		if err := v.tracker.Sweep(v.wasIn, func(l *lifecycle.Life) error { return v.closed(l, w.Time) }); err != nil {
-			return err
-		}
+	walked := func(netns uint32) bool { return proves(w, netns) }
+	if err := v.tracker.Sweep(walked, func(l *lifecycle.Life) error { return v.closed(l, w.Time) }); err != nil {
+		return err
 	}
-	if !v.pulse.walked.Swap(true) && v.ready != nil {
+	if !w.Failed && !v.pulse.walked.Swap(true) && v.ready != nil {
 		v.ready()
+	}
+	if err := v.findings.minute(w.Time); err != nil {
+		return err
 	}
 	return v.sink.Flush()
 }
@@ -134,7 +143,7 @@ type socketCount struct {
 // Flush implements [output.Sink].
 func (s socketCount) Flush() error {
 	if s.pulse.walked.Load() {
-		s.metrics.Sockets(s.tracker.Count)
+		s.metrics.Sockets(s.tracker.Count, s.tracker.Evicted())
 	}
 	return nil
 }
@@ -153,6 +162,9 @@ type findings struct {
 
 // admit reports whether there is room for one more.
 func (f *findings) admit(now uint64) (bool, error) {
+	if f.most == 0 { // none are wanted
+		return false, nil
+	}
 	if now >= f.since+uint64(time.Minute) {
 		if err := f.tell(now); err != nil {
 			return false, err
@@ -165,6 +177,14 @@ func (f *findings) admit(now uint64) (bool, error) {
 	}
 	f.shown++
 	return true, nil
+}
+
+// minute tells what was left out, if the minute is over.
+func (f *findings) minute(now uint64) error {
+	if now < f.since+uint64(time.Minute) {
+		return nil
+	}
+	return f.tell(now)
 }
 
 // tell tells what was left out.
@@ -215,11 +235,14 @@ func (f *findings) Summary(s *output.Summary) error {
 type enduring struct {
 	w, complaints io.Writer
 	name          string
+	mu            sync.Mutex // of Write
 	failing       bool
 }
 
 // Write implements [io.Writer]. It always writes all.
 func (e *enduring) Write(b []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	_, err := e.w.Write(b)
 	switch {
 	case err != nil && !e.failing:
@@ -234,6 +257,55 @@ func (e *enduring) Write(b []byte) (int, error) {
 func (e *enduring) complain(format string, args ...any) {
 	// Where that cannot be told either, nothing is left to do.
 	_, _ = fmt.Fprintf(e.complaints, "tcptrace: "+e.name+": "+format+"\n", args...)
+}
+
+// outlet writes in the background, so that nobody waits for a reader that does not
+// read. Its Write is for one goroutine.
+type outlet struct {
+	w       *enduring
+	queue   chan []byte
+	done    chan struct{}
+	dropped int
+}
+
+func newOutlet(w *enduring) *outlet {
+	o := &outlet{w: w, queue: make(chan []byte, 8), done: make(chan struct{})}
+	go func() {
+		defer close(o.done)
+		for b := range o.queue {
+			_, _ = o.w.Write(b) // tells of its errors
+		}
+	}()
+	return o
+}
+
+// Write implements [io.Writer]. It always takes all; what finds no room is lost, and
+// that is told.
+func (o *outlet) Write(b []byte) (int, error) {
+	select {
+	case o.queue <- bytes.Clone(b):
+		if o.dropped > 0 {
+			o.w.complain("was not read: lost %d times what was found in the meantime", o.dropped)
+			o.dropped = 0
+		}
+	default:
+		if o.dropped++; o.dropped == 1 {
+			o.w.complain("is not read: findings are lost until it is")
+		}
+	}
+	return len(b), nil
+}
+
+// outletPatience is how long the end waits for a reader.
+const outletPatience = time.Second
+
+// close waits until all is written, or for a second.
+func (o *outlet) close() {
+	close(o.queue)
+	select {
+	case <-o.done:
+	case <-time.After(outletPatience):
+	}
 }
 
 // pulse shows how the reading goes, to other goroutines.

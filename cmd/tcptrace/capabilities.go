@@ -31,16 +31,16 @@ func dropCapabilities(keep uint64) error {
 		sets[i].Inheritable = 0
 	}
 	// By the standard library, which knows of all threads, unless there is cgo.
-	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+	_, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0)
+	if errno == syscall.ENOTSUP {
+		return errors.New("built with cgo: build it with CGO_ENABLED=0, as make build does")
+	}
+	if errno != 0 {
 		return fmt.Errorf("forbid new privileges: %w", errno)
 	}
-	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&sets[0])), 0)
+	_, _, errno = syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&sets[0])), 0)
 	if errno != 0 {
 		return fmt.Errorf("give up capabilities: %w", errno)
 	}
 	return nil
 }
-
-// notWithCgo reports whether capabilities cannot be dropped, as the program was built
-// with cgo, which only its own tests do.
-func notWithCgo(err error) bool { return errors.Is(err, syscall.ENOTSUP) }

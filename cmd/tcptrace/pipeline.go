@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
 	"tcptrace/events"
@@ -52,8 +53,7 @@ type results struct {
 	limit   uint64 // of rows; 0: none
 	rows    uint64
 	names   nameTable
-	unnamed uint64              // transitions left out, because the name of a cgroup is not known
-	spaces  map[uint32]struct{} // network namespaces in which the present walk found sockets
+	unnamed uint64 // transitions left out, because the name of a cgroup is not known
 	summary output.Summary
 }
 
@@ -116,9 +116,6 @@ func (p *pipeline) take(r *events.Record) error {
 	switch r.Kind {
 	case events.KindTransition:
 		p.tracker.Observe(&r.Event, &p.transition)
-		if r.Event.Source == events.SourceSnapshot {
-			p.enter(r.Event.NetNS)
-		}
 		p.transition.Place = p.names.place(r.Event.Cgroup)
 		if !p.wantsPlace(&p.transition) {
 			return nil
@@ -148,26 +145,16 @@ func (p *pipeline) take(r *events.Record) error {
 	return p.sink.Flush()
 }
 
-// enter notes that the walk was in a network namespace.
-func (r *results) enter(netns uint32) {
-	if r.spaces == nil {
-		r.spaces = make(map[uint32]struct{})
-	}
-	r.spaces[netns] = struct{}{}
-}
-
-// wasIn reports whether the walk that has ended found sockets in a network namespace:
-// then it has found all of them.
-func (r *results) wasIn(netns uint32) bool {
-	_, was := r.spaces[netns]
-	return was
+// proves reports whether a walk that has not found a socket of the network namespace
+// proves that it is gone.
+func proves(w *events.Walked, netns uint32) bool {
+	return !w.Failed && !slices.Contains(w.Skipped, netns)
 }
 
 // walkEnded says once what a walk could not see.
 func (p *pipeline) walkEnded(w *events.Walked) error {
 	p.log.Info("walked the sockets", "time", time.Duration(w.Time-w.Start), "unseen", w.Unseen)
 	defer p.names.walked()
-	defer clear(p.spaces)
 	if w.Unseen != "" && w.Unseen != p.unseen {
 		p.unseen = w.Unseen
 		n := &output.Notice{Time: p.clock.Time(w.Time), Kind: output.NoticeUnseen, Reason: w.Unseen}

@@ -108,7 +108,7 @@ func (l *live) walk(now uint64) {
 	go func() {
 		unseen, err := l.tracer.Walk(ctx)
 		end, clockErr := bpf.Now()
-		done <- walked{events.Walked{Start: now, Time: max(end, now), Unseen: unseenWords(unseen)}, errors.Join(err, clockErr)}
+		done <- walked{events.Walked{Start: now, Time: max(end, now), Skipped: unseen.NetNS, Unseen: unseenWords(unseen)}, errors.Join(err, clockErr)}
 	}()
 }
 
@@ -275,6 +275,7 @@ func (l *live) Unmeasured() []string {
 		err  error
 	}{
 		{"TIME_WAIT", l.tracer.TimeWait()},
+		{"why TIME_WAIT ends before its time", l.tracer.EndReasons()},
 		{"the time of handshakes from the SYN on", l.tracer.HalfOpen()},
 	} {
 		if m.err != nil && !errors.Is(m.err, bpf.ErrSwitchedOff) {

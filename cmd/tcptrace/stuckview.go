@@ -151,15 +151,13 @@ func (v *stuckView) walkEnded(w *events.Walked) error {
 			return err
 		}
 	}
-	if !w.Failed {
-		for _, id := range v.sorted() {
-			o := v.over[id]
-			if !v.wasIn(o.NetNS) || o.walk == v.walks || o.Time >= w.Start {
-				continue
-			}
-			if err := v.resolve(id, w.Time, 0); err != nil {
-				return err
-			}
+	for _, id := range v.sorted() {
+		o := v.over[id]
+		if !proves(w, o.NetNS) || o.walk == v.walks || o.Time >= w.Start {
+			continue
+		}
+		if err := v.resolve(id, w.Time, 0); err != nil {
+			return err
 		}
 	}
 	v.summary.Sockets = max(v.summary.Sockets, v.looked)

@@ -86,9 +86,9 @@ func (h *held) undecided() uint64 { return uint64(len(h.byID)) + h.dropped }
 
 // put keeps a copy.
 func (h *held) put(t *lifecycle.Transition) {
-	if len(h.byID) >= maxHeld {
-		h.dropped++
-		return
+	if len(h.byID) >= maxHeld { // of most the next record was lost
+		h.dropped += uint64(len(h.byID))
+		clear(h.byID)
 	}
 	if h.byID == nil {
 		h.byID = make(map[socketID]*lifecycle.Transition)

@@ -40,14 +40,14 @@ const (
 	itemLoss       = 2 // time, count, reason
 	itemEnd        = 3 // time
 	itemName       = 4 // kind, id, text
-	itemWalked     = 5 // start, time, whether it failed, what was not seen
+	itemWalked     = 5 // start, time, whether it failed, namespaces not entered, in words
 )
 
 const (
 	lossSize   = 8 + 8 + 1
 	endSize    = 8
-	nameSize   = 1 + 8     // and the text
-	walkedSize = 8 + 8 + 1 // and the text
+	nameSize   = 1 + 8         // and the text
+	walkedSize = 8 + 8 + 1 + 2 // and the namespaces, and the text
 )
 
 // Header tells where and when a recording was made.
@@ -81,6 +81,10 @@ var (
 	// been delivered.
 	ErrCorrupt = errors.New("the recording is damaged")
 )
+
+// maxSkipped bounds the namespaces of an item. A walk that could not enter more is one
+// that failed.
+const maxSkipped = 1 << 10
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

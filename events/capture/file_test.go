@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -59,6 +61,10 @@ func walked(w events.Walked) []byte {
 	b = append(binary.LittleEndian.AppendUint64(b, w.Time), 0)
 	if w.Failed {
 		b[len(b)-1] = 1
+	}
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(w.Skipped)))
+	for _, inode := range w.Skipped {
+		b = binary.LittleEndian.AppendUint32(b, inode)
 	}
 	return item(5, append(b, w.Unseen...))
 }
@@ -143,4 +149,8 @@ func blames(err error) bool {
 		}
 	}
 	return false
+}
+
+func sameRecords(a, b []events.Record) bool {
+	return slices.EqualFunc(a, b, func(a, b events.Record) bool { return reflect.DeepEqual(a, b) })
 }

@@ -129,13 +129,11 @@ func (r *Reader) Read(rec *events.Record) error {
 			}
 			return nil
 		case itemWalked:
-			rec.Kind = events.KindWalked
-			rec.Walked = events.Walked{
-				Start:  binary.LittleEndian.Uint64(payload),
-				Time:   binary.LittleEndian.Uint64(payload[8:]),
-				Failed: payload[16] != 0,
-				Unseen: string(bounded(payload[walkedSize:])),
+			if rec.Walked, err = readWalked(payload); err != nil {
+				r.err = r.damage("%w", err)
+				break
 			}
+			rec.Kind = events.KindWalked
 			return nil
 		case itemEnd:
 			r.end = binary.LittleEndian.Uint64(payload)
@@ -147,6 +145,23 @@ func (r *Reader) Read(rec *events.Record) error {
 
 // minSizes are the least payloads of the kinds; a transition is judged by itself.
 var minSizes = [...]int{itemLoss: lossSize, itemEnd: endSize, itemName: nameSize, itemWalked: walkedSize}
+
+func readWalked(b []byte) (w events.Walked, err error) {
+	w = events.Walked{
+		Start:  binary.LittleEndian.Uint64(b),
+		Time:   binary.LittleEndian.Uint64(b[8:]),
+		Failed: b[16] != 0,
+	}
+	n, rest := int(binary.LittleEndian.Uint16(b[17:])), b[walkedSize:]
+	if len(rest) < 4*n {
+		return w, fmt.Errorf("the end of a walk has %d bytes for %d namespaces", len(rest), n)
+	}
+	for i := range n {
+		w.Skipped = append(w.Skipped, binary.LittleEndian.Uint32(rest[4*i:]))
+	}
+	w.Unseen = string(bounded(rest[4*n:]))
+	return w, nil
+}
 
 func (r *Reader) nextItem() (kind uint16, payload []byte, err error) {
 	if len(r.items) < itemHeadSize {

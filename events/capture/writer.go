@@ -49,7 +49,7 @@ func NewWriter(w io.Writer, h Header) (*Writer, error) {
 }
 
 // maxItem bounds the items of Write, for the capacity of a block.
-const maxItem = itemHeadSize + max(events.SnapshotSize, max(nameSize, walkedSize)+events.MaxName)
+const maxItem = itemHeadSize + max(events.SnapshotSize, max(nameSize, walkedSize+4*maxSkipped)+events.MaxName)
 
 // Write appends a record; an idle moment is none. Of a text it keeps
 // [events.MaxName] bytes.
@@ -77,15 +77,21 @@ func (w *Writer) Write(r *events.Record) error {
 		w.raw = binary.LittleEndian.AppendUint64(w.raw, r.Name.ID)
 		w.raw = append(w.raw, text...)
 	case events.KindWalked:
-		unseen := bounded(r.Walked.Unseen)
-		w.head(itemWalked, uint16(walkedSize+len(unseen)))
+		unseen, skipped := bounded(r.Walked.Unseen), r.Walked.Skipped
+		tooMany := len(skipped) > maxSkipped
+		skipped = skipped[:min(len(skipped), maxSkipped)]
+		w.head(itemWalked, uint16(walkedSize+4*len(skipped)+len(unseen)))
 		w.raw = binary.LittleEndian.AppendUint64(w.raw, r.Walked.Start)
 		w.raw = binary.LittleEndian.AppendUint64(w.raw, r.Walked.Time)
 		failed := byte(0)
-		if r.Walked.Failed {
+		if r.Walked.Failed || tooMany {
 			failed = 1
 		}
 		w.raw = append(w.raw, failed)
+		w.raw = binary.LittleEndian.AppendUint16(w.raw, uint16(len(skipped)))
+		for _, inode := range skipped {
+			w.raw = binary.LittleEndian.AppendUint32(w.raw, inode)
+		}
 		w.raw = append(w.raw, unseen...)
 	}
 	if len(w.raw) >= blockTarget {

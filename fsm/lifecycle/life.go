@@ -101,6 +101,9 @@ func (l *Life) IsConnection() bool { return l.flags&lifeListener == 0 }
 // the kernel keeps TIME_WAIT, or FIN_WAIT_2, without it.
 func (l *Life) InMinisock() bool { return l.flags&lifeMinisock != 0 }
 
+// Role returns which side of the connection the socket is.
+func (l *Life) Role() Role { return l.role }
+
 // Moved reports whether a transition was seen, not only where it was found.
 func (l *Life) Moved() bool { return l.flags&lifeMoved != 0 }
 

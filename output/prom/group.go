@@ -92,7 +92,7 @@ func (s *Sink) listens(e *events.Event) {
 }
 
 // groupOf returns the group of a socket. It allocates only for a new one.
-func (s *Sink) groupOf(owner *events.Owner, place *events.Place, netns uint32, local netip.AddrPort, now uint64) *group {
+func (s *Sink) groupOf(owner *events.Owner, place *events.Place, netns uint32, local netip.AddrPort, role lifecycle.Role, now uint64) *group {
 	if len(s.by) == 0 {
 		return &s.all
 	}
@@ -110,7 +110,8 @@ func (s *Sink) groupOf(owner *events.Owner, place *events.Place, netns uint32, l
 		k.netns = netns
 	}
 	if s.wants.lport {
-		if _, ok := s.listeners[end{netns, local.Port()}]; ok {
+		_, listens := s.listeners[end{netns, local.Port()}]
+		if role == lifecycle.RolePassive || role == lifecycle.RoleUnknown && listens {
 			k.lport = local.Port()
 		}
 	}
@@ -223,7 +224,7 @@ func (s *Sink) Stuck(found *lifecycle.Stuck) error {
 	if found.Resolved {
 		return nil
 	}
-	g := s.groupOf(&found.Owner, &found.Place, found.NetNS, found.Local, found.Time)
+	g := s.groupOf(&found.Owner, &found.Place, found.NetNS, found.Local, lifecycle.RoleUnknown, found.Time)
 	g = s.room(g, g.stuck[place(found.State)].seen)
 	g.stuck[place(found.State)].n++
 	g.stuck[place(found.State)].seen = true

@@ -70,6 +70,7 @@ type Sink struct {
 	ends      [len(endNames)]uint64
 	sockets   [states]int
 	counted   bool // sockets were
+	forgotten uint64
 }
 
 var _ interface {
@@ -157,7 +158,7 @@ func (s *Sink) Transition(t *lifecycle.Transition) error {
 	from, to := place(e.From), place(e.To)
 	s.now = max(s.now, e.Time)
 	s.listens(e)
-	g := s.groupOf(&e.Owner, &t.Place, e.NetNS, e.Local, e.Time)
+	g := s.groupOf(&e.Owner, &t.Place, e.NetNS, e.Local, t.Life.Role(), e.Time)
 	g = s.room(g, g.transitions[from][to] > 0)
 	g.transitions[from][to]++
 
@@ -198,7 +199,7 @@ func (s *Sink) Lifecycle(c *lifecycle.Lifecycle) error {
 		cause = fsm.CauseUnknown
 	}
 	s.now = max(s.now, c.End)
-	g := s.groupOf(&c.Owner, &c.Place, c.NetNS, c.Local, c.End)
+	g := s.groupOf(&c.Owner, &c.Place, c.NetNS, c.Local, c.Role, c.End)
 	g = s.room(g, g.closed[cause][c.Role] > 0)
 	g.closed[cause][c.Role]++
 	return nil
@@ -226,15 +227,15 @@ func (s *Sink) Lost() uint64 {
 	return s.lost[events.LossRingFull] + s.lost[events.LossMissed]
 }
 
-// Sockets takes over how many sockets there are in each state. Before the first call
-// there is no such metric.
-func (s *Sink) Sockets(count func(fsm.State) int) {
+// Sockets takes over how many sockets there are in each state, and how many have been
+// forgotten for want of room. Before the first call there is no such metric.
+func (s *Sink) Sockets(count func(fsm.State) int, forgotten uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, state := range fsm.States() {
 		s.sockets[place(state)] = count(state)
 	}
-	s.counted = true
+	s.counted, s.forgotten = true, forgotten
 }
 
 // Summary implements [output.Sink]: it says nothing that is not counted.
@@ -253,7 +254,7 @@ func (*Sink) Close() error { return nil }
 
 // descs describes the metrics.
 type descs struct {
-	transitions, dwell, sockets, closed, illegal, stuck, ends, events, lost, gaps, build *prometheus.Desc
+	transitions, dwell, sockets, forgotten, closed, illegal, stuck, ends, events, lost, gaps, build *prometheus.Desc
 }
 
 func newDescs(by []Label) descs {
@@ -264,6 +265,7 @@ func newDescs(by []Label) descs {
 		transitions: desc("state_transitions_total", "TCP state transitions, by the states that they lead from and to.", labelNames(by, "from", "to")...),
 		dwell:       desc("state_dwell_seconds", "Time that a socket spent in a state, where its beginning was seen.", "state"),
 		sockets:     desc("sockets", "TCP sockets that are followed, minisocks included, by state.", "state"),
+		forgotten:   desc("sockets_forgotten_total", "TCP sockets that are no longer followed, as there were more than --max-connections."),
 		closed:      desc("connections_closed_total", "Connections that both sides have closed or that were ended, by cause and by who began them.", labelNames(by, "cause", "role")...),
 		illegal:     desc("illegal_transitions_total", "Transitions that the state machine of RFC 9293 does not allow.", "from", "to"),
 		stuck:       desc("stuck_sockets", "Sockets that have been in a state for longer than its limit.", labelNames(by, "state")...),
@@ -279,7 +281,7 @@ func newDescs(by []Label) descs {
 func (s *Sink) Describe(ch chan<- *prometheus.Desc) {
 	d := &s.descs
 	for _, desc := range []*prometheus.Desc{
-		d.transitions, d.dwell, d.sockets, d.closed, d.illegal, d.stuck, d.ends, d.events, d.lost, d.gaps, d.build,
+		d.transitions, d.dwell, d.sockets, d.forgotten, d.closed, d.illegal, d.stuck, d.ends, d.events, d.lost, d.gaps, d.build,
 	} {
 		ch <- desc
 	}
@@ -321,6 +323,9 @@ func (s *Sink) metrics() (list []prometheus.Metric) {
 		if s.counted {
 			add(s.descs.sockets, prometheus.GaugeValue, float64(s.sockets[state]), state.String())
 		}
+	}
+	if s.counted {
+		count(s.descs.forgotten, s.forgotten)
 	}
 	for i, n := range s.ends {
 		count(s.descs.ends, n, endNames[i])

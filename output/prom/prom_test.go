@@ -72,7 +72,7 @@ func expect(t *testing.T, s *prom.Sink, name, want string) {
 func TestNamesAreLinted(t *testing.T) {
 	for _, s := range []*prom.Sink{open(), open(prom.Labels()...)} {
 		observe(t, s, eventstest.Scenarios()[0].Events)
-		s.Sockets(func(fsm.State) int { return 1 })
+		s.Sockets(func(fsm.State) int { return 1 }, 0)
 		problems, err := testutil.CollectAndLint(s)
 		check(t, err)
 		for _, p := range problems {
@@ -101,7 +101,7 @@ func TestNothingYet(t *testing.T) {
 			t.Errorf("%s has %d series, want %d", name, got, want)
 		}
 	}
-	s.Sockets(func(state fsm.State) int { return int(state) })
+	s.Sockets(func(state fsm.State) int { return int(state) }, 5)
 	expect(t, s, "tcptrace_sockets", `
 tcptrace_sockets{state="CLOSE_WAIT"} 8
 tcptrace_sockets{state="CLOSING"} 11
