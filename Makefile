@@ -4,6 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 GO      ?= go
 ARGS    ?=
 FUZZTIME ?= 30s
+SOAK     ?= 10m
 
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 LDFLAGS = -s -w -X main.version=$(VERSION)
@@ -83,6 +84,19 @@ fuzz: ## each fuzz target for FUZZTIME
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
 		done; done
 
+.PHONY: soak
+soak: ## churn for SOAK, as root: the memory of the agent stays flat
+	TCPTRACE_REQUIRE_KERNEL=1 TCPTRACE_SOAK=$(SOAK) $(GO) test -count 1 -v -timeout 0 -run '^TestKernelSoak$$' ./cmd/tcptrace
+
+.PHONY: dist
+dist: ## static binaries, Debian packages, SBOMs and checksums in dist/
+	@GO='$(GO)' VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' deploy/dist.sh
+
+.PHONY: check-dist
+check-dist: dist ## fail if a clone elsewhere gives other bytes for what is committed
+	@clone=$$(mktemp -d) && trap 'rm -rf "$$clone"' EXIT && git clone -q . "$$clone" && \
+		$(MAKE) -s -C "$$clone" dist VERSION='$(VERSION)' >/dev/null && diff -r dist "$$clone/dist"
+
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist

@@ -50,7 +50,7 @@ func TestDeployedMetricsExist(t *testing.T) {
 }
 
 func TestDeployedFilesAreWellFormed(t *testing.T) {
-	for _, name := range []string{"alerts.yml", "alerts_test.yml", "daemonset.yml"} {
+	for _, name := range []string{"alerts.yml", "alerts_test.yml", "daemonset.yml", "nfpm.yml"} {
 		var any map[string]any
 		if err := yaml.Unmarshal([]byte(readDeployed(t, name)), &any); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -100,6 +100,39 @@ func TestDeployedAlerts(t *testing.T) {
 		cmd.Dir = filepath.Clean(deploy)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+}
+
+// TestLicenses: all that is linked may be given away under the license of this program.
+func TestLicenses(t *testing.T) {
+	known := regexp.MustCompile(`(?i)Apache License\s+Version 2\.0|Mozilla Public License,? Version 2\.0|` +
+		`Permission is hereby granted, free of charge, to any person|Redistribution and use in source and binary forms`)
+	foreign := regexp.MustCompile(`(?i)GNU (Affero|Lesser|Library)? ?General Public License`)
+	modules := make(map[string]bool)
+	for _, arch := range []string{"amd64", "arm64"} {
+		cmd := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Dir}}{{end}}{{end}}", "tcptrace/cmd/tcptrace")
+		cmd.Env = append(os.Environ(), "GOARCH="+arch)
+		out, err := cmd.Output()
+		check(t, err)
+		for _, dir := range strings.Fields(string(out)) {
+			modules[dir] = true
+		}
+	}
+	if len(modules) < 10 {
+		t.Errorf("%d modules", len(modules))
+	}
+	for dir := range modules {
+		files, err := filepath.Glob(filepath.Join(dir, "LICENSE*"))
+		check(t, err)
+		var text []byte
+		for _, file := range files {
+			part, err := os.ReadFile(file)
+			check(t, err)
+			text = append(text, part...)
+		}
+		if !known.Match(text) || foreign.Match(text) {
+			t.Errorf("%s: to be looked at: %v", filepath.Base(dir), files)
 		}
 	}
 }
