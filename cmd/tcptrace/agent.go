@@ -113,7 +113,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	pulse := &pulse{begun: time.Now()}
 	metrics := prom.New(&prom.Options{Version: version, Events: pulse.events.Load, By: by, MaxSeries: f.maxSeries})
 	var attached atomic.Bool
-	server, err := newAgentServer(f.listen, f.webConfig, f.profiles, metrics.Handler(), func() health {
+	server, err := newAgentServer(f.listen, f.webConfig, f.profiles, prom.Handler(metrics.Registry()), func() health {
 		h := health{Attached: attached.Load(), Walked: pulse.walked.Load(), Lost: metrics.Lost()}
 		if h.Attached {
 			age := pulse.age()
