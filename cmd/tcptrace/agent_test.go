@@ -52,16 +52,18 @@ func agentOver(t *testing.T, recording string, args ...string) (metrics, found s
 		source: source, tracker: lifecycle.NewTracker(0), log: slog.New(slog.DiscardHandler),
 		results: &results{filter: filter, clock: source.Clock()},
 	}
-	p.view = f.stuckView(newAgentView(p, sink, pulse, f.findingsSink(cmd, p.clock)), p.results)
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(sink)
+	exporter, err := f.exporter(cmd, registry)
+	check(t, err)
+	p.view = f.stuckView(newAgentView(p, sink, pulse, f.findingsSink(cmd, p.clock, exporter)), p.results)
 	check(t, p.run())
-	return exposition(t, sink), out.String()
+	return exposition(t, registry), out.String()
 }
 
 // exposition is what a scrape gets, but for what is 0 and what differs with Go.
-func exposition(t *testing.T, c prometheus.Collector) string {
+func exposition(t *testing.T, registry prometheus.Gatherer) string {
 	t.Helper()
-	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(c)
 	families, err := registry.Gather()
 	check(t, err)
 	var all bytes.Buffer
@@ -222,6 +224,7 @@ func TestAgentConfig(t *testing.T) {
 		{"wrong value", "listen: :1\nlocal-port: http\n", "", `agent.yml:2: -L: ports "http"`},
 		{"wrong limit", "limit: CLOSE_WAIT\n", "", `agent.yml:1: invalid argument "CLOSE_WAIT"`},
 		{"wrong label", "by:\n  - comm\n  - raddr\n", "", `agent.yml:2: --by: unknown label "raddr"`},
+		{"wrong endpoint", "listen: :1\notlp-endpoint: localhost\n", "", "agent.yml:2: --otlp-endpoint: "},
 		{"excluding", "ipv4: true\nipv6: true\n", "", "agent.yml:2: -4 and -6 exclude each other"},
 		{"doubled", "listen: :1\nlisten: :2\n", "", "agent.yml:2: listen is set before, in line 1"},
 		{"no value", "listen:\n", "", "agent.yml:1: listen: its value is empty"},
@@ -375,6 +378,9 @@ func TestAgentRefuses(t *testing.T) {
 	}{
 		{[]string{"--listen", taken.Addr().String()}, exitFailure, "address already in use"},
 		{[]string{"--by", "raddr"}, exitUsage, `unknown label "raddr"`},
+		{[]string{"--otlp-endpoint", "127.0.0.1:4318"}, exitUsage, "--otlp-endpoint: "},
+		{[]string{"--otlp-endpoint", "ftp://127.0.0.1"}, exitUsage, "want http://HOST:PORT"},
+		{[]string{"--otlp-interval", "10ms"}, exitUsage, "--otlp-interval 10ms: want at least 1s"},
 		{[]string{"--max-series", "0"}, exitUsage, "--max-series 0: want at least 1"},
 		{[]string{"--config", "nowhere.yml"}, exitUsage, "nowhere.yml: no such file"},
 		{[]string{"--web.config.file", "nowhere.yml"}, exitUsage, "nowhere.yml: no such file"},

@@ -144,7 +144,7 @@ func (s socketCount) Flush() error {
 type findings struct {
 	output.Sink
 	clock events.Clock
-	most  uint64 // a minute
+	most  uint64 // a minute; 0: none, and nobody wants to know how many
 
 	since      uint64 // beginning of the minute, as events.Event.Time
 	shown      uint64
@@ -153,6 +153,9 @@ type findings struct {
 
 // admit reports whether there is room for one more.
 func (f *findings) admit(now uint64) (bool, error) {
+	if f.most == 0 {
+		return false, nil
+	}
 	if now >= f.since+uint64(time.Minute) {
 		if err := f.tell(now); err != nil {
 			return false, err
