@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"tcptrace/events"
 	"tcptrace/output"
+	"tcptrace/output/otlp"
 	"tcptrace/output/prom"
 )
 
@@ -22,6 +24,7 @@ const agentHelp = `  sudo tcptrace agent                                   metri
   curl -s 127.0.0.1:9917/metrics | grep ^tcptrace_      what they are
   sudo tcptrace agent --listen :9917 --web.config.file web.yml   for others, by TLS and password
   sudo tcptrace agent --by comm,lport                   transitions, ends and stuck sockets by process and port
+  sudo tcptrace agent --otlp-endpoint http://127.0.0.1:4318      to an OpenTelemetry Collector, too
   sudo tcptrace agent --config /etc/tcptrace/agent.yml  the same flags from a file
   sudo tcptrace agent --limit CLOSE_WAIT=30s >> findings.jsonl   what is illegal or stuck, as JSON Lines
 
@@ -35,6 +38,9 @@ const defaultListen = "127.0.0.1:9917"
 // defaultFindings is how many findings are written in a minute.
 const defaultFindings = 100
 
+// defaultOTLPInterval is how often metrics are sent, as OpenTelemetry has it.
+const defaultOTLPInterval = time.Minute
+
 // agentFlags are the flags of the agent, as given.
 type agentFlags struct {
 	viewFlags
@@ -43,6 +49,8 @@ type agentFlags struct {
 	maxSeries                 int
 	findings                  uint64
 	profiles                  bool
+	otlpEndpoint              string
+	otlpInterval              time.Duration
 }
 
 func newAgent() *cobra.Command {
@@ -67,6 +75,8 @@ func (f *agentFlags) register(cmd *cobra.Command) {
 	flags.StringSliceVar(&f.by, "by", nil, "group transitions, ends and stuck sockets by `LABEL`, ...: comm, container, unit, netns, lport")
 	flags.IntVar(&f.maxSeries, "max-series", prom.DefaultMaxSeries, "with --by, up to `N` series; the rest is counted as other")
 	flags.Uint64Var(&f.findings, "max-findings", defaultFindings, "write up to `N` findings a minute; 0: none")
+	flags.StringVar(&f.otlpEndpoint, "otlp-endpoint", "", "also send metrics and findings to the OpenTelemetry receiver at `URL`, such as http://127.0.0.1:4318")
+	flags.DurationVar(&f.otlpInterval, "otlp-interval", defaultOTLPInterval, "... metrics every `TIME`")
 	flags.BoolVar(&f.profiles, "pprof", false, "also serve /debug/pprof, which shows what this program does")
 	f.stuck.register(flags)
 	f.filter.register(flags)
@@ -96,6 +106,14 @@ func (f *agentFlags) check(cmd *cobra.Command) error {
 	if f.maxSeries < 1 {
 		return usagef("--max-series %d: want at least 1", f.maxSeries)
 	}
+	if f.otlpEndpoint != "" {
+		if _, err := otlp.ParseEndpoint(f.otlpEndpoint); err != nil {
+			return usagef("--otlp-endpoint: %w", err)
+		}
+	}
+	if f.otlpInterval < time.Second {
+		return usagef("--otlp-interval %v: want at least 1s", f.otlpInterval)
+	}
 	return nil
 }
 
@@ -117,8 +135,13 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 
 	pulse := &pulse{begun: time.Now()}
 	metrics := prom.New(&prom.Options{Version: version, Events: pulse.events.Load, By: by, MaxSeries: f.maxSeries})
+	registry := metrics.Registry()
+	exporter, err := f.exporter(cmd, registry)
+	if err != nil {
+		return err
+	}
 	var attached atomic.Bool
-	server, err := newAgentServer(f.listen, f.webConfig, f.profiles, metrics.Handler(), func() health {
+	server, err := newAgentServer(f.listen, f.webConfig, f.profiles, prom.Handler(registry), func() health {
 		h := health{Attached: attached.Load(), Walked: pulse.walked.Load(), Lost: metrics.Lost()}
 		if h.Attached {
 			age := pulse.age()
@@ -149,7 +172,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		if err := dropCapabilities(kept); err != nil {
 			cmd.PrintErrf("tcptrace: keeps capabilities that it does not need: %v\n", err)
 		}
-		v := newAgentView(p, metrics, pulse, f.findingsSink(stdout, stderr, p.clock))
+		v := newAgentView(p, metrics, pulse, f.findingsSink(stdout, stderr, p.clock, exporter))
 		v.ready = func() { notify(log, daemon.SdNotifyReady) }
 		pulse.beat()
 		attached.Store(true)
@@ -160,14 +183,40 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	return errors.Join(err, <-served)
 }
 
-// findingsSink is where findings go: to standard output; notices and the summary to
-// standard error, too.
-func (f *agentFlags) findingsSink(stdout io.Writer, stderr io.Writer, clock events.Clock) *findings {
-	messages := output.NewMessages(stderr)
-	if f.findings == 0 {
-		return &findings{Sink: messages, clock: clock}
+// exporter returns what sends the metrics of the registry, with its own, and findings
+// by OTLP; nil if that is not asked for.
+func (f *agentFlags) exporter(cmd *cobra.Command, registry *prometheus.Registry) (*otlp.Exporter, error) {
+	if f.otlpEndpoint == "" {
+		return nil, nil
 	}
-	return &findings{Sink: output.Multi{output.NewJSON(stdout, clock), messages}, clock: clock, most: f.findings}
+	endpoint, err := otlp.ParseEndpoint(f.otlpEndpoint)
+	if err != nil {
+		return nil, usagef("--otlp-endpoint: %w", err)
+	}
+	stderr := cmd.ErrOrStderr()
+	exporter, err := otlp.New(&otlp.Options{
+		Endpoint: endpoint, Interval: f.otlpInterval, Version: version, Metrics: registry,
+		// Where that cannot be told, nothing is left to do.
+		Complain: func(text string) { _, _ = fmt.Fprintf(stderr, "tcptrace: OTLP: %s\n", text) },
+	})
+	if err != nil {
+		return nil, usagef("--otlp-endpoint: %w", err)
+	}
+	return exporter, registry.Register(exporter)
+}
+
+// findingsSink is where findings go: to standard output, and by OTLP if there is an
+// exporter; notices and the summary to standard error, too.
+func (f *agentFlags) findingsSink(stdout, stderr io.Writer, clock events.Clock, exporter *otlp.Exporter) *findings {
+	var all output.Multi
+	if f.findings > 0 {
+		all = append(all, output.NewJSON(stdout, clock))
+	}
+	all = append(all, output.NewMessages(stderr))
+	if exporter != nil {
+		all = append(all, exporter.Start(clock))
+	}
+	return &findings{Sink: all, clock: clock, most: f.findings}
 }
 
 // notify tells systemd, if it started this.

@@ -51,9 +51,12 @@ func agentOver(t *testing.T, recording string, args ...string) (metrics, found s
 	pulse := &pulse{begun: time.Now()}
 	sink := prom.New(&prom.Options{Version: "test", Events: pulse.events.Load, By: by, MaxSeries: f.maxSeries})
 	p := newPipeline(source, filter)
-	p.view = f.stuckView(newAgentView(p, sink, pulse, f.findingsSink(&out, io.Discard, p.clock)), p.results)
+	registry := registryOf(sink)
+	exporter, err := f.exporter(cmd, registry)
+	check(t, err)
+	p.view = f.stuckView(newAgentView(p, sink, pulse, f.findingsSink(&out, io.Discard, p.clock, exporter)), p.results)
 	check(t, p.run())
-	return exposition(t, sink), out.String()
+	return exposition(t, registry), out.String()
 }
 
 func newPipeline(s source, filter *filter) *pipeline {
@@ -80,7 +83,7 @@ func TestAgentCountsLostEnds(t *testing.T) {
 	}, &filter{})
 	p.view = newAgentView(p, sink, pulse, &findings{Sink: output.Discard{}})
 	check(t, p.run())
-	got := exposition(t, sink)
+	got := exposition(t, registryOf(sink))
 	for _, want := range []string{`{cause="unknown",role="active"} 2`, `{cause="cancelled",role="active"} 1`} {
 		if !strings.Contains(got, "tcptrace_connections_closed_total"+want+"\n") {
 			t.Errorf("no %s in\n%s", want, got)
@@ -117,7 +120,7 @@ func TestAgentCountsEndsInTimeWait(t *testing.T) {
 	p.view = newAgentView(p, sink, pulse, &findings{Sink: output.Discard{}})
 	check(t, p.run())
 	var got []string
-	for line := range strings.Lines(exposition(t, sink)) {
+	for line := range strings.Lines(exposition(t, registryOf(sink))) {
 		if strings.HasPrefix(line, "tcptrace_connections_closed_total{") {
 			got = append(got, strings.TrimSpace(line))
 		}
@@ -127,11 +130,15 @@ func TestAgentCountsEndsInTimeWait(t *testing.T) {
 	}
 }
 
-// exposition is what a scrape gets, but for what is 0 and what differs with Go.
-func exposition(t *testing.T, c prometheus.Collector) string {
-	t.Helper()
+func registryOf(sink *prom.Sink) *prometheus.Registry {
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(c)
+	registry.MustRegister(sink)
+	return registry
+}
+
+// exposition is what a scrape gets, but for what is 0 and what differs with Go.
+func exposition(t *testing.T, registry prometheus.Gatherer) string {
+	t.Helper()
 	families, err := registry.Gather()
 	check(t, err)
 	var all bytes.Buffer
@@ -293,6 +300,7 @@ func TestAgentConfig(t *testing.T) {
 		{"wrong value", "listen: :1\nlocal-port: http\n", "", `agent.yml:2: -L: ports "http"`},
 		{"wrong limit", "limit: CLOSE_WAIT\n", "", `agent.yml:1: invalid argument "CLOSE_WAIT"`},
 		{"wrong label", "by:\n  - comm\n  - raddr\n", "", `agent.yml:2: --by: unknown label "raddr"`},
+		{"wrong endpoint", "listen: :1\notlp-endpoint: localhost\n", "", "agent.yml:2: --otlp-endpoint: "},
 		{"excluding", "ipv4: true\nipv6: true\n", "", "agent.yml:2: -4 and -6 exclude each other"},
 		{"doubled", "listen: :1\nlisten: :2\n", "", "agent.yml:2: listen is set before, in line 1"},
 		{"no value", "listen:\n", "", "agent.yml:1: listen: its value is empty"},
@@ -446,6 +454,9 @@ func TestAgentRefuses(t *testing.T) {
 	}{
 		{[]string{"--listen", taken.Addr().String()}, exitFailure, "address already in use"},
 		{[]string{"--by", "raddr"}, exitUsage, `unknown label "raddr"`},
+		{[]string{"--otlp-endpoint", "127.0.0.1:4318"}, exitUsage, "--otlp-endpoint: "},
+		{[]string{"--otlp-endpoint", "ftp://127.0.0.1"}, exitUsage, "want http://HOST:PORT"},
+		{[]string{"--otlp-interval", "10ms"}, exitUsage, "--otlp-interval 10ms: want at least 1s"},
 		{[]string{"--max-series", "0"}, exitUsage, "--max-series 0: want at least 1"},
 		{[]string{"--config", "nowhere.yml"}, exitUsage, "nowhere.yml: no such file"},
 		{[]string{"--web.config.file", "nowhere.yml"}, exitUsage, "nowhere.yml: no such file"},

@@ -153,7 +153,7 @@ func (s socketCount) Flush() error {
 type findings struct {
 	output.Sink
 	clock events.Clock
-	most  uint64 // a minute
+	most  uint64 // a minute; 0: none, and nobody wants to know how many
 
 	since      uint64 // beginning of the minute, as events.Event.Time
 	shown      uint64

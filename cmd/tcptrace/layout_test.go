@@ -25,9 +25,18 @@ var mayImport = map[string][]string{
 		"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output",
 		"github.com/prometheus/client_golang/...", "github.com/prometheus/client_model/...",
 	},
-	"output/outputtest": {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output"},
-	"cmd/tcptrace":      {"..."},
+	"output/otlp": {
+		"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output",
+		"github.com/prometheus/client_golang/...", "github.com/prometheus/client_model/...", "go.opentelemetry.io/...",
+	},
+	"output/otlp/otlptest": {"go.opentelemetry.io/proto/...", "google.golang.org/protobuf/..."},
+	"output/outputtest":    {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output"},
+	"cmd/tcptrace":         {"..."},
 }
+
+// onlyImporters, with what is below them, are of libraries that the program itself does
+// not import.
+var onlyImporters = map[string]string{"go.opentelemetry.io/...": "output/otlp"}
 
 func TestLayout(t *testing.T) {
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Doc", "tcptrace/...").Output()
@@ -54,6 +63,11 @@ func TestLayout(t *testing.T) {
 		for _, imported := range p.Imports {
 			if !isStandard(imported) && !slices.ContainsFunc(allowed, func(a string) bool { return matches(a, imported) }) {
 				t.Errorf("package %s may not import %s", p.ImportPath, imported)
+			}
+			for library, only := range onlyImporters {
+				if !matches(only+"/...", place) && matches(library, imported) {
+					t.Errorf("package %s imports %s: only %s may", p.ImportPath, imported, only)
+				}
 			}
 		}
 	}

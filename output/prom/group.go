@@ -50,8 +50,9 @@ const staleAfter = time.Hour
 type group struct {
 	labels []string
 	key    key
-	last   uint64 // when it was last counted for, as events.Event.Time
-	series int    // that have begun
+	since  time.Time // nothing was counted before: one that went and came again begins at 0
+	last   uint64    // when it was last counted for, as events.Event.Time
+	series int       // that have begun
 
 	transitions [states][states]uint64
 	closed      [causes][roles]uint64
@@ -128,7 +129,7 @@ func (s *Sink) newGroup(k key) *group {
 	if s.series >= s.maxSeries {
 		return &s.all
 	}
-	g := &group{key: k, labels: k.labels(s.by)}
+	g := &group{key: k, labels: k.labels(s.by), since: time.Now()}
 	if slices.Equal(g.labels, s.all.labels) { // somebody calls himself so
 		return &s.all
 	}

@@ -106,11 +106,16 @@ func New(o *Options) *Sink {
 	return s
 }
 
-// Handler serves the metrics, with those of the Go runtime and the process.
-func (s *Sink) Handler() http.Handler {
+// Registry returns the metrics, with those of the Go runtime and the process.
+func (s *Sink) Registry() *prometheus.Registry {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(s, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+	return registry
+}
+
+// Handler serves metrics.
+func Handler(g prometheus.Gatherer) http.Handler {
+	return promhttp.HandlerFor(g, promhttp.HandlerOpts{
 		MaxRequestsInFlight: 4, Timeout: 10 * time.Second,
 	})
 }
@@ -295,19 +300,22 @@ func (s *Sink) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (s *Sink) metrics() (list []prometheus.Metric) {
-	add := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
-		list = append(list, prometheus.MustNewConstMetric(desc, kind, value, labels...))
+	add := func(desc *prometheus.Desc, value float64, labels ...string) {
+		list = append(list, prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...))
 	}
+	since := s.since
 	count := func(desc *prometheus.Desc, n uint64, labels ...string) {
-		add(desc, prometheus.CounterValue, float64(n), labels...)
+		list = append(list, prometheus.MustNewConstMetricWithCreatedTimestamp(desc, prometheus.CounterValue, float64(n), since, labels...))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 
-	s.collect(&s.all, count, add)
 	for _, g := range s.groups {
+		since = g.since
 		s.collect(g, count, add)
 	}
+	since = s.since
+	s.collect(&s.all, count, add)
 	for from, row := range s.illegal {
 		for to, n := range row {
 			if n > 0 || from != 0 && to != 0 {
@@ -321,7 +329,7 @@ func (s *Sink) metrics() (list []prometheus.Metric) {
 		}
 		list = append(list, s.dwell[state].metric(s.descs.dwell, s.since, state.String()))
 		if s.counted {
-			add(s.descs.sockets, prometheus.GaugeValue, float64(s.sockets[state]), state.String())
+			add(s.descs.sockets, float64(s.sockets[state]), state.String())
 		}
 	}
 	if s.counted {
@@ -335,14 +343,14 @@ func (s *Sink) metrics() (list []prometheus.Metric) {
 	}
 	count(s.descs.events, s.events())
 	count(s.descs.gaps, s.gaps)
-	add(s.descs.build, prometheus.GaugeValue, 1, s.version, runtime.Version())
+	add(s.descs.build, 1, s.version, runtime.Version())
 	return list
 }
 
 // collect adds the metrics that may be grouped: those of one group. Without grouping
 // there are also those that are 0, so that the first of a kind is a rise.
 func (s *Sink) collect(g *group,
-	count func(*prometheus.Desc, uint64, ...string), add func(*prometheus.Desc, prometheus.ValueType, float64, ...string),
+	count func(*prometheus.Desc, uint64, ...string), add func(*prometheus.Desc, float64, ...string),
 ) {
 	zeros := len(s.by) == 0
 	with := func(own ...string) []string { return append(own, g.labels...) }
@@ -362,7 +370,7 @@ func (s *Sink) collect(g *group,
 	}
 	for state, n := range g.stuck {
 		if n.seen || zeros && limited(fsm.State(state)) {
-			add(s.descs.stuck, prometheus.GaugeValue, float64(n.n), with(stateName(state))...)
+			add(s.descs.stuck, float64(n.n), with(stateName(state))...)
 		}
 	}
 }

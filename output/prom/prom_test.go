@@ -376,6 +376,40 @@ tcptrace_stuck_sockets{comm="stuck",state="CLOSE_WAIT"} 1
 `)
 }
 
+// A counter that went and came again began anew: whoever takes it for the one before
+// would see it fall.
+func TestCountersTellWhenTheyBegan(t *testing.T) {
+	s := openFor(1, prom.LabelComm)
+	began := func() time.Time {
+		t.Helper()
+		registry := prometheus.NewPedanticRegistry()
+		registry.MustRegister(s)
+		families, err := registry.Gather()
+		check(t, err)
+		for _, f := range families {
+			if f.GetName() == "tcptrace_state_transitions_total" && len(f.GetMetric()) == 1 {
+				return f.GetMetric()[0].GetCounter().GetCreatedTimestamp().AsTime()
+			}
+		}
+		t.Fatal("want one counter of transitions")
+		return time.Time{}
+	}
+	observe(t, s, []events.Event{owned("curl", 0)})
+	first := began()
+	observe(t, s, []events.Event{owned("curl", time.Second)})
+	if again := began(); !again.Equal(first) {
+		t.Errorf("it began at %v, and then at %v", first, again)
+	}
+	check(t, s.Flush())
+	later := owned("", 2*time.Hour)
+	s.Found(&lifecycle.Transition{Event: &later})
+	check(t, s.Flush())
+	observe(t, s, []events.Event{owned("curl", 2*time.Hour)})
+	if again := began(); !again.After(first) {
+		t.Errorf("it began at %v, as the one before at %v", again, first)
+	}
+}
+
 func TestParseLabels(t *testing.T) {
 	got, err := prom.ParseLabels([]string{"comm", " lport", "comm"})
 	if err != nil || fmt.Sprint(got) != "[comm lport]" {
@@ -389,7 +423,7 @@ func TestParseLabels(t *testing.T) {
 // Scrapes see the same sum twice, whatever goes on.
 func TestScrapesWhileCounting(t *testing.T) {
 	s := open(prom.LabelComm)
-	server := httptest.NewServer(s.Handler())
+	server := httptest.NewServer(prom.Handler(s.Registry()))
 	defer server.Close()
 	script := eventstest.New(eventstest.Start)
 	script.Churn(500)
@@ -466,7 +500,7 @@ func BenchmarkScrape(b *testing.B) {
 	for i := range list {
 		_ = s.Transition(&list[i])
 	}
-	handler := s.Handler()
+	handler := prom.Handler(s.Registry())
 	request := httptest.NewRequest(http.MethodGet, "/metrics", nil)
 	for b.Loop() {
 		handler.ServeHTTP(httptest.NewRecorder(), request)
