@@ -173,6 +173,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 			cmd.PrintErrf("tcptrace: keeps capabilities that it does not need: %v\n", err)
 		}
 		v := newAgentView(p, metrics, pulse, f.findingsSink(stdout, stderr, p.clock, exporter))
+		v.ports.available = availablePorts
 		v.ready = func() { notify(log, daemon.SdNotifyReady) }
 		pulse.beat()
 		attached.Store(true)

@@ -130,6 +130,39 @@ func TestAgentCountsEndsInTimeWait(t *testing.T) {
 	}
 }
 
+// How full the local ports are is told when all sockets have been found, and anew after
+// each walk.
+func TestAgentPorts(t *testing.T) {
+	walked := func(at uint64, failed bool) events.Record {
+		return events.Record{Kind: events.KindWalked, Walked: events.Walked{Start: at, Time: at, Failed: failed}}
+	}
+	for _, c := range []struct {
+		name   string
+		walked records
+		want   string
+	}{
+		{"no walk", nil, ""},
+		{"one that failed", records{walked(20, true)}, ""},
+		{"one", records{walked(20, false)}, "tcptrace_local_ports_used_ratio{netns=\"1\"} 0.5\n"},
+		{"one that finds them gone", records{walked(20, false), walked(30, false)}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			list := append(socketsFrom(1, 5, fsm.Established, 80, 0), c.walked...)
+			pulse := &pulse{begun: time.Now()}
+			sink := prom.New(&prom.Options{Events: pulse.events.Load})
+			p := newPipeline(&list, &filter{})
+			v := newAgentView(p, sink, pulse, &findings{Sink: output.Discard{}})
+			v.ports.available = func([]uint32) map[uint32]uint64 { return map[uint32]uint64{1: 10} }
+			p.view = v
+			check(t, p.run())
+			got := exposition(t, registryOf(sink))
+			if ratio := "tcptrace_local_ports_used_ratio{"; !strings.Contains(got, c.want) || c.want == "" && strings.Contains(got, ratio) {
+				t.Errorf("want %q in\n%s", c.want, got)
+			}
+		})
+	}
+}
+
 func registryOf(sink *prom.Sink) *prometheus.Registry {
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(sink)

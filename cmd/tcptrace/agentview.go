@@ -23,6 +23,7 @@ type agentView struct {
 	metrics  *prom.Sink
 	pulse    *pulse
 	findings *findings
+	ports    *portShares
 	ready    func() // called once, when the sockets from before have been walked; or nil
 
 	held      held
@@ -37,6 +38,7 @@ const agentDelay = uint64(100 * time.Millisecond)
 // newAgentView lets the pipeline go to metrics and findings, and its reading be watched.
 func newAgentView(p *pipeline, metrics *prom.Sink, pulse *pulse, findings *findings) *agentView {
 	v := &agentView{results: p.results, tracker: p.tracker, metrics: metrics, pulse: pulse, findings: findings}
+	v.ports = newPortShares(p)
 	p.source = watched{p.source, pulse}
 	p.sink = output.Multi{metrics, socketCount{agentView: v}, findings}
 	return v
@@ -125,6 +127,9 @@ func (v *agentView) walkEnded(w *events.Walked) error {
 	}
 	if !w.Failed && !v.pulse.walked.Swap(true) && v.ready != nil {
 		v.ready()
+	}
+	if v.pulse.walked.Load() {
+		v.metrics.Ports(v.ports.ratios(w))
 	}
 	if err := v.findings.minute(w.Time); err != nil {
 		return err

@@ -234,6 +234,41 @@ func TestKernelAgentCounts(t *testing.T) {
 	})
 }
 
+// TestKernelAgentPorts: of 20 ports half are in use to one destination, as ss has it:
+// before the agent began, since, and in TIME_WAIT.
+func TestKernelAgentPorts(t *testing.T) {
+	requireKernel(t)
+	inNetNS(t, func(ns *netns) {
+		listener, another := ns.listen(ns.v4(1)), ns.listen(ns.v4(1))
+		ns.sysctl("ipv4/ip_local_port_range", "20000 20021")
+		ns.sysctl("ipv4/ip_local_reserved_ports", "20003,20006")
+		inUse := func() float64 {
+			return float64(strings.Count(ns.runSS("-tanH", "dst", listener.addr().String()), "\n"))
+		}
+		ns.dial(ns.v4(2), listener)
+		leaveInTimeWait(ns.dial(ns.v4(2), listener))
+		a := ns.startAgent("--limit", "SYN_SENT=1s") // walks each second
+		metric := fmt.Sprintf(`tcptrace_local_ports_used_ratio{netns="%d"}`, ns.inode)
+		a.await(metric, inUse()/20)
+		for range 3 {
+			ns.dial(ns.v4(2), another)
+			ns.dial(ns.v4(3), listener)
+		}
+		for range 4 {
+			ns.dial(ns.v4(2), listener)
+			leaveInTimeWait(ns.dial(ns.v4(2), listener))
+		}
+		// ss lists those of the other address, too.
+		if n := inUse(); n != 10+3 {
+			ns.t.Fatalf("ss has %v ports in use, want 13", n)
+		}
+		a.await(metric, 0.5)
+		if got := only(a.scrape(), "tcptrace_local_ports_used_ratio"); len(got) != 1 {
+			ns.t.Errorf("%v, want the one", got)
+		}
+	})
+}
+
 // TestKernelAgentStuck: what is stuck is a gauge, and a finding.
 func TestKernelAgentStuck(t *testing.T) {
 	requireKernel(t)

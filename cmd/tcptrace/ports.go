@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"tcptrace/bpf"
 	"tcptrace/events"
@@ -21,6 +24,7 @@ type ports struct {
 	// timeWait: minisocks are followed. live: the namespaces are those of this host.
 	timeWait, live bool
 	top            int
+	maxRoutes      int // that are counted; 0: any number
 
 	complete bool // a walk has found all sockets
 	before   map[stat.Route]uint64
@@ -76,7 +80,7 @@ func (p *ports) used(now uint64) []stat.Ports {
 }
 
 // count counts the ports of connections that the filter wants. A port on which
-// somebody listens is not of those.
+// somebody listens is not of those, but where a connection was seen to be made from it.
 func (p *ports) count(now uint64) map[stat.Route]*stat.Ports {
 	type listening struct {
 		netns uint32
@@ -99,12 +103,16 @@ func (p *ports) count(now uint64) map[stat.Route]*stat.Ports {
 		l.Lifecycle(now, c)
 		c.Place = p.names.place(c.Cgroup)
 		unbound := c.Local.Port() == 0 || c.Remote.Port() == 0
-		if unbound || c.Role == lifecycle.RolePassive || listens[listening{c.NetNS, c.Local.Port()}] || !p.filter.wantsLifecycle(c) {
+		accepted := c.Role == lifecycle.RolePassive || c.Role != lifecycle.RoleActive && listens[listening{c.NetNS, c.Local.Port()}]
+		if unbound || accepted || !p.filter.wantsLifecycle(c) {
 			return nil
 		}
 		r := stat.Route{NetNS: c.NetNS, Local: c.Local.Addr(), Remote: c.Remote}
 		n := counts[r]
 		if n == nil {
+			if p.maxRoutes > 0 && len(counts) >= p.maxRoutes {
+				return nil
+			}
 			n = &stat.Ports{Route: r, HasTimeWait: p.timeWait, AtLeast: !p.complete || p.tracker.Evicted() > 0}
 			counts[r] = n
 		}
@@ -126,6 +134,14 @@ func addAvailable(list []stat.Ports) {
 			spaces = append(spaces, p.NetNS)
 		}
 	}
+	available := availablePorts(spaces)
+	for i := range list {
+		list[i].Available = available[list[i].NetNS]
+	}
+}
+
+// availablePorts asks namespaces how many ports each has to choose from.
+func availablePorts(spaces []uint32) map[uint32]uint64 {
 	available := make(map[uint32]uint64)
 	// What cannot be read is not known.
 	_ = bpf.InNetNS(spaces, func(inode uint32) {
@@ -138,8 +154,71 @@ func addAvailable(list []stat.Ports) {
 			available[inode] = parsePortRange(string(text), string(reserved))
 		}
 	})
-	for i := range list {
-		list[i].Available = available[list[i].NetNS]
+	return available
+}
+
+// Bounds of the agent's metric.
+const (
+	maxPortRoutes = 1 << 16
+	maxPortSpaces = 1000 // network namespaces
+	// portsRefresh is how long what a namespace says of its range is believed.
+	portsRefresh = uint64(time.Minute)
+)
+
+// portShares is the highest share of the local ports in use, by network namespace.
+type portShares struct {
+	*ports
+	available func(spaces []uint32) map[uint32]uint64 // nil: nobody can be asked
+	known     map[uint32]uint64                       // what was answered; 0: nothing
+	refreshAt uint64
+}
+
+// newPortShares counts by what a pipeline follows. Nobody is asked yet.
+func newPortShares(p *pipeline) *portShares {
+	s := &portShares{ports: newPorts(p, false, 0)}
+	s.maxRoutes = maxPortRoutes
+	return s
+}
+
+// ratios returns the shares after a walk, of the namespaces where they are known: where it
+// was, and the range was learnt. A share is of the ports from one address to another and
+// a port there.
+func (s *portShares) ratios(w *events.Walked) map[uint32]float64 {
+	if s.available == nil || !s.timeWait {
+		return nil
+	}
+	used := make(map[uint32]uint64)
+	for r, n := range s.count(w.Time) {
+		used[r.NetNS] = max(used[r.NetNS], n.Used())
+	}
+	spaces := slices.SortedFunc(maps.Keys(used), func(a, b uint32) int {
+		return cmp.Or(cmp.Compare(used[b], used[a]), cmp.Compare(a, b))
+	})
+	spaces = spaces[:min(len(spaces), maxPortSpaces)]
+	s.ask(spaces, w.Time)
+	ratios := make(map[uint32]float64)
+	for _, netns := range spaces {
+		if n := s.known[netns]; n > 0 && !slices.Contains(w.Skipped, netns) {
+			ratios[netns] = float64(used[netns]) / float64(n)
+		}
+	}
+	return ratios
+}
+
+// ask asks the namespaces that were not asked yet, and now and then all anew.
+func (s *portShares) ask(spaces []uint32, now uint64) {
+	if now >= s.refreshAt {
+		s.known, s.refreshAt = make(map[uint32]uint64), now+portsRefresh
+	}
+	var unasked []uint32
+	for _, netns := range spaces {
+		if _, asked := s.known[netns]; !asked {
+			unasked = append(unasked, netns)
+			s.known[netns] = 0
+		}
+	}
+	if len(unasked) > 0 {
+		maps.Copy(s.known, s.available(unasked))
 	}
 }
 

@@ -6,6 +6,7 @@ package prom
 import (
 	"net/http"
 	"runtime"
+	"strconv"
 	"sync"
 	"time"
 
@@ -71,6 +72,7 @@ type Sink struct {
 	sockets   [states]int
 	counted   bool // sockets were
 	forgotten uint64
+	ports     map[uint32]float64 // by network namespace
 }
 
 var _ interface {
@@ -243,6 +245,14 @@ func (s *Sink) Sockets(count func(fsm.State) int, forgotten uint64) {
 	s.counted, s.forgotten = true, forgotten
 }
 
+// Ports takes over the highest share of the local ports in use by network namespace. The
+// map is not to be changed any more.
+func (s *Sink) Ports(ratios map[uint32]float64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ports = ratios
+}
+
 // Summary implements [output.Sink]: it says nothing that is not counted.
 func (*Sink) Summary(*output.Summary) error { return nil }
 
@@ -259,7 +269,7 @@ func (*Sink) Close() error { return nil }
 
 // descs describes the metrics.
 type descs struct {
-	transitions, dwell, sockets, forgotten, closed, illegal, stuck, ends, events, lost, gaps, build *prometheus.Desc
+	transitions, dwell, sockets, forgotten, ports, closed, illegal, stuck, ends, events, lost, gaps, build *prometheus.Desc
 }
 
 func newDescs(by []Label) descs {
@@ -271,6 +281,7 @@ func newDescs(by []Label) descs {
 		dwell:       desc("state_dwell_seconds", "Time that a socket spent in a state, where its beginning was seen.", "state"),
 		sockets:     desc("sockets", "TCP sockets that are followed, minisocks included, by state.", "state"),
 		forgotten:   desc("sockets_forgotten_total", "TCP sockets that are no longer followed, as there were more than --max-connections."),
+		ports:       desc("local_ports_used_ratio", "Highest share of the ephemeral ports in use from one local address to one remote address and port, TIME_WAIT included.", "netns"),
 		closed:      desc("connections_closed_total", "Connections that both sides have closed or that were ended, by cause and by who began them.", labelNames(by, "cause", "role")...),
 		illegal:     desc("illegal_transitions_total", "Transitions that the state machine of RFC 9293 does not allow.", "from", "to"),
 		stuck:       desc("stuck_sockets", "Sockets that have been in a state for longer than its limit.", labelNames(by, "state")...),
@@ -286,7 +297,7 @@ func newDescs(by []Label) descs {
 func (s *Sink) Describe(ch chan<- *prometheus.Desc) {
 	d := &s.descs
 	for _, desc := range []*prometheus.Desc{
-		d.transitions, d.dwell, d.sockets, d.forgotten, d.closed, d.illegal, d.stuck, d.ends, d.events, d.lost, d.gaps, d.build,
+		d.transitions, d.dwell, d.sockets, d.forgotten, d.ports, d.closed, d.illegal, d.stuck, d.ends, d.events, d.lost, d.gaps, d.build,
 	} {
 		ch <- desc
 	}
@@ -334,6 +345,9 @@ func (s *Sink) metrics() (list []prometheus.Metric) {
 	}
 	if s.counted {
 		count(s.descs.forgotten, s.forgotten)
+	}
+	for netns, ratio := range s.ports {
+		add(s.descs.ports, ratio, strconv.FormatUint(uint64(netns), 10))
 	}
 	for i, n := range s.ends {
 		count(s.descs.ends, n, endNames[i])

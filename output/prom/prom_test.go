@@ -73,6 +73,7 @@ func TestNamesAreLinted(t *testing.T) {
 	for _, s := range []*prom.Sink{open(), open(prom.Labels()...)} {
 		observe(t, s, eventstest.Scenarios()[0].Events)
 		s.Sockets(func(fsm.State) int { return 1 }, 0)
+		s.Ports(map[uint32]float64{1: 0.5})
 		problems, err := testutil.CollectAndLint(s)
 		check(t, err)
 		for _, p := range problems {
@@ -96,6 +97,7 @@ func TestNothingYet(t *testing.T) {
 		"tcptrace_sequence_gaps_total":       1,
 		"tcptrace_build_info":                1,
 		"tcptrace_sockets":                   0, // not known before the first walk
+		"tcptrace_local_ports_used_ratio":    0,
 	} {
 		if got := testutil.CollectAndCount(s, name); got != want {
 			t.Errorf("%s has %d series, want %d", name, got, want)
@@ -115,6 +117,20 @@ tcptrace_sockets{state="SYN_SENT"} 2
 tcptrace_sockets{state="TIME_WAIT"} 6
 `)
 	expect(t, s, "tcptrace_events_total", "tcptrace_events_total 42\n")
+}
+
+// Of a namespace that is gone, or no longer known, there is no value.
+func TestPorts(t *testing.T) {
+	s := open()
+	s.Ports(map[uint32]float64{1: 1, 4026531840: 0.25})
+	expect(t, s, "tcptrace_local_ports_used_ratio", `
+tcptrace_local_ports_used_ratio{netns="1"} 1
+tcptrace_local_ports_used_ratio{netns="4026531840"} 0.25
+`)
+	s.Ports(map[uint32]float64{4026531840: 0.5})
+	expect(t, s, "tcptrace_local_ports_used_ratio", `
+tcptrace_local_ports_used_ratio{netns="4026531840"} 0.5
+`)
 }
 
 func edges() map[[2]fsm.State]bool {
