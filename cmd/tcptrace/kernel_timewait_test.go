@@ -485,7 +485,7 @@ func TestKernelTimeWaitSkipped(t *testing.T) {
 				listener := ns.listen(ns.v4(1))
 				closes := make(map[string]bool)
 				for i := range test.closes {
-					client, server := ns.dial(ns.v4(2), listener)
+					client, server := ns.dial(ns.v4(byte(2+i)), listener) // no port is used again
 					if i%2 == 0 {
 						closes[client.cookie()] = true
 						leaveInTimeWait(client, server)

@@ -185,6 +185,7 @@ func (l *Life) found(t *Transition, forgotten bool) {
 		}
 		if e.Seq > 0 && !forgotten {
 			l.miss()
+			l.next = 1 // what is missing shows at the next record
 		}
 	case l.next != 0 && e.Seq+1 < l.next:
 		return // it is older than what is known

@@ -95,7 +95,7 @@ func TestSnapshots(t *testing.T) {
 		{"its first records lost, then found", []events.Event{
 			found(10*second, 9*second, 2, fsm.Established),
 			step(13*second, 9*second, 3, fsm.Established, fsm.CloseWait),
-		}, "1.0 : ESTABLISHED 4s CLOSE_WAIT 0s … | ≥4s | none first remote | 0/0 rtt 0 retr 0 | gap", ""},
+		}, "1.0 : ESTABLISHED 4s CLOSE_WAIT 0s … | ≥4s | none first remote | 0/0 rtt 0 retr 0 | gap", "2 records of this socket were lost before this one"},
 		{"the kernel does not number", []events.Event{
 			found(10*second, -1, 0, fsm.Established),
 			step(13*second, -1, 0, fsm.Established, fsm.CloseWait),
