@@ -1251,16 +1251,21 @@ static __always_inline __u64 entered_by(struct tcp_sock *tp, __u8 state, __u64 n
 {
 	struct inet_connection_sock *icsk = (struct inet_connection_sock *)tp;
 	__u64 mono = bpf_ktime_get_ns(), still;
+	__u32 ticks;
 	int i;
 
 	if (state == TCP_LISTEN)
 		return now;
 	if (state == TCP_SYN_SENT && tp->retrans_stamp) {
+		__u64 tick_ns = 1000000;
+
 		if (bpf_core_field_exists(tp->tcp_usec_ts) &&
 		    BPF_CORE_READ_BITFIELD(tp, tcp_usec_ts))
-			still = (__u32)(mono / 1000 - tp->retrans_stamp) * 1000ULL;
-		else /* which may be all but one more */
-			still = (__u32)(mono / 1000000 - 1 - tp->retrans_stamp) * 1000000ULL;
+			tick_ns = 1000;
+		ticks = mono / tick_ns - tp->retrans_stamp;
+		if (!ticks)
+			return now;
+		still = (ticks - 1) * tick_ns; /* each end is rounded down */
 		return still < now ? now - still : now;
 	}
 	/* Each state begins by sending or receiving, which sets this (tcp_mstamp_refresh). */
@@ -1344,7 +1349,6 @@ static __noinline int walk_socket(struct sock_common *skc)
 	if (!passes(&s.event))
 		return 0;
 	fill_socket(&s.event, sk, tp);
-	s.event.flags &= ~EVENT_LOCAL;
 	s.event.cookie = bpf_get_socket_cookie(skc);
 	s.event.entered = h ? h->entered : entered_by(tp, state, s.event.time);
 	if (!h || h->bounded)
