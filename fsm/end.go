@@ -31,6 +31,15 @@ func (e End) String() string {
 	return endNames[e]
 }
 
+// OfTimeWait returns the end as that of TIME_WAIT: a reset of ours, which answers the
+// peer's segment, ends it as one of the peer's does.
+func (e End) OfTimeWait() End {
+	if e == EndResetSent {
+		return EndReset
+	}
+	return e
+}
+
 // judge judges the transition from the state to CLOSED that the end is.
 func (e End) judge(from State) Judgement {
 	j := Judgement{Verdict: Abort, Rule: "RFC 9293 3.10.5 ABORT", Cause: e.cause(from)}

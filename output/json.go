@@ -202,21 +202,10 @@ func appendTimeWait(b []byte, c *lifecycle.Lifecycle) []byte {
 	if c.Estimated {
 		b = append(b, `,"estimated":true`...)
 	}
-	if end := timeWaitEnd(c.TimeWaitEnd); end != "" {
-		b = appendWord(b, "end", end)
+	if end := c.TimeWaitEnd.OfTimeWait(); end != fsm.EndNone {
+		b = appendWord(b, "end", end.String())
 	}
 	return append(b, '}')
-}
-
-// timeWaitEnd names what ended TIME_WAIT; "" while it lasts.
-func timeWaitEnd(e fsm.End) string {
-	switch e {
-	case fsm.EndNone:
-		return ""
-	case fsm.EndResetSent: // and its answer, a reset of ours
-		return fsm.EndReset.String()
-	}
-	return e.String()
 }
 
 func appendViolations(b []byte, list []lifecycle.Violation) []byte {

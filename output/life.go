@@ -141,9 +141,9 @@ func (t *Text) appendStory(b []byte, c *lifecycle.Lifecycle) []byte {
 		b = append(b, c.First.String()...)
 		b = append(b, " first"...)
 	}
-	if end := timeWaitEnd(c.TimeWaitEnd); end != "" && c.HasTimeWait {
+	if end := c.TimeWaitEnd.OfTimeWait(); end != fsm.EndNone && c.HasTimeWait {
 		b = append(b, ", TIME_WAIT "...)
-		b = append(b, end...)
+		b = append(b, end.String()...)
 		b = append(b, " after "...)
 		if dwellAtLeast(c, fsm.TimeWait) {
 			b = append(b, "≥"...)

@@ -144,12 +144,12 @@ const (
 )
 
 func endOf(e fsm.End) int {
-	switch e {
+	switch e.OfTimeWait() {
 	case fsm.EndExpired:
 		return endExpired
 	case fsm.EndReused:
 		return endReused
-	case fsm.EndReset, fsm.EndResetSent: // and its answer, a reset of ours
+	case fsm.EndReset:
 		return endReset
 	case fsm.EndNetNS:
 		return endNetNS

@@ -290,12 +290,10 @@ func timeWaitEnd(t *lifecycle.Transition) string {
 		return "skipped"
 	case t.From != fsm.TimeWait || t.To != fsm.Closed:
 		return ""
-	case t.End == fsm.EndResetSent: // and its answer, a reset of ours
-		return fsm.EndReset.String()
 	case t.End == fsm.EndNone:
 		return "unknown"
 	}
-	return t.End.String()
+	return t.End.OfTimeWait().String()
 }
 
 // Tally is what is counted of all, and of each group.
