@@ -18,7 +18,7 @@ import (
 // agentView counts what happens. Transitions and the ends of connections go to the
 // metrics; what was found goes further.
 type agentView struct {
-	*results
+	chosen
 	tracker  *lifecycle.Tracker
 	metrics  *prom.Sink
 	pulse    *pulse
@@ -26,7 +26,6 @@ type agentView struct {
 	ports    *portShares
 	ready    func() // called once, when the sockets from before have been walked; or nil
 
-	held      held
 	flushAt   uint64 // when to flush though there is more to read, as events.Event.Time
 	lifecycle lifecycle.Lifecycle
 }
@@ -37,22 +36,23 @@ const agentDelay = uint64(100 * time.Millisecond)
 
 // newAgentView lets the pipeline go to metrics and findings, and its reading be watched.
 func newAgentView(p *pipeline, metrics *prom.Sink, pulse *pulse, findings *findings) *agentView {
-	v := &agentView{results: p.results, tracker: p.tracker, metrics: metrics, pulse: pulse, findings: findings}
+	v := &agentView{chosen: chosen{results: p.results}, tracker: p.tracker, metrics: metrics, pulse: pulse, findings: findings}
 	v.ports = newPortShares(p)
 	p.source = watched{p.source, pulse}
 	p.sink = output.Multi{metrics, socketCount{agentView: v}, findings}
+	v.pass = p.sink.Transition
 	return v
 }
 
 func (v *agentView) take(t *lifecycle.Transition) error {
-	if err := v.count(t); err != nil || t.Time < v.flushAt {
+	if err := v.observe(t); err != nil || t.Time < v.flushAt {
 		return err
 	}
 	v.flushAt = t.Time + agentDelay
 	return v.sink.Flush()
 }
 
-func (v *agentView) count(t *lifecycle.Transition) error {
+func (v *agentView) observe(t *lifecycle.Transition) error {
 	if t.Unended != nil {
 		if err := v.closed(t.Unended, t.Time); err != nil {
 			return err
@@ -65,20 +65,8 @@ func (v *agentView) count(t *lifecycle.Transition) error {
 		}
 		return nil
 	}
-	if earlier := v.held.take(t); earlier != nil && v.filter.events.Match(earlier.Event) == events.Accept {
-		if err := v.show(earlier); err != nil {
-			return err
-		}
-	}
-	if v.filter.wantsVerdict(t.Verdict) {
-		switch v.filter.events.Match(t.Event) {
-		case events.Accept:
-			if err := v.show(t); err != nil {
-				return err
-			}
-		case events.Undecided:
-			v.held.put(t)
-		}
+	if err := v.chosen.take(t); err != nil {
+		return err
 	}
 	// In TIME_WAIT both sides have closed; what a minisock keeps in FIN_WAIT_2 has not
 	// ended yet.
@@ -86,17 +74,6 @@ func (v *agentView) count(t *lifecycle.Transition) error {
 		return v.closed(t.Life, t.Time)
 	}
 	return nil
-}
-
-func (v *agentView) show(t *lifecycle.Transition) error {
-	v.summary.Transitions++
-	switch t.Verdict {
-	case fsm.Illegal:
-		v.summary.Illegal++
-	case fsm.Gap:
-		v.summary.Gaps++
-	}
-	return v.sink.Transition(t)
 }
 
 // closed counts a connection, once.

@@ -8,7 +8,7 @@ import (
 
 // statView counts the transitions that a traceView would show.
 type statView struct {
-	traceView
+	*traceView
 	stat  *stat.Sink
 	ports *ports // nil: not wanted
 	last  uint64 // time of the last transition

@@ -11,7 +11,7 @@ func newTrace() *cobra.Command {
 	cmd := &cobra.Command{
 		Args: cobra.NoArgs,
 		RunE: begun(func(cmd *cobra.Command) error {
-			return f.run(cmd, "tracing TCP state transitions", &output.TextOptions{}, func(r *results) view { return &traceView{results: r} })
+			return f.run(cmd, "tracing TCP state transitions", &output.TextOptions{}, func(r *results) view { return newTraceView(r) })
 		}),
 	}
 	f.register(cmd)

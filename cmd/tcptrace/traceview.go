@@ -7,42 +7,61 @@ import (
 	"tcptrace/output"
 )
 
-// traceView shows every transition that the filter accepts. One of which the
-// filter cannot know yet is held back until the socket's next.
-type traceView struct {
+// chosen passes on the transitions that the filter accepts. One of which the filter
+// cannot know yet is held back until the socket's next.
+type chosen struct {
 	*results
 	held held
+	pass func(*lifecycle.Transition) error
+}
+
+func (c *chosen) take(t *lifecycle.Transition) error {
+	if earlier := c.held.take(t); earlier != nil && c.filter.events.Match(earlier.Event) == events.Accept {
+		if err := c.count(earlier); err != nil {
+			return err
+		}
+	}
+	if !c.filter.wantsVerdict(t.Verdict) {
+		return nil
+	}
+	switch c.filter.events.Match(t.Event) {
+	case events.Accept:
+		return c.count(t)
+	case events.Undecided:
+		c.held.put(t)
+	}
+	return nil
+}
+
+// count passes a transition on, and has it in the summary.
+func (c *chosen) count(t *lifecycle.Transition) error {
+	c.summary.Transitions++
+	switch t.Verdict {
+	case fsm.Illegal:
+		c.summary.Illegal++
+	case fsm.Gap:
+		c.summary.Gaps++
+	}
+	return c.pass(t)
+}
+
+// traceView shows every transition that the filter accepts.
+type traceView struct{ chosen }
+
+func newTraceView(r *results) *traceView {
+	v := &traceView{chosen{results: r}}
+	v.pass = v.show
+	return v
 }
 
 func (v *traceView) take(t *lifecycle.Transition) error {
 	if t.Source == events.SourceSnapshot { // no transition
 		return nil
 	}
-	if earlier := v.held.take(t); earlier != nil && v.filter.events.Match(earlier.Event) == events.Accept {
-		if err := v.show(earlier); err != nil {
-			return err
-		}
-	}
-	if !v.filter.wantsVerdict(t.Verdict) {
-		return nil
-	}
-	switch v.filter.events.Match(t.Event) {
-	case events.Accept:
-		return v.show(t)
-	case events.Undecided:
-		v.held.put(t)
-	}
-	return nil
+	return v.chosen.take(t)
 }
 
 func (v *traceView) show(t *lifecycle.Transition) error {
-	v.summary.Transitions++
-	switch t.Verdict {
-	case fsm.Illegal:
-		v.summary.Illegal++
-	case fsm.Gap:
-		v.summary.Gaps++
-	}
 	if t.Life.IsConnection() && !t.Life.Marked {
 		t.Life.Marked = true
 		v.summary.Connections++
