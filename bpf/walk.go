@@ -1,17 +1,13 @@
 package bpf
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -78,36 +74,20 @@ func (t *Tracer) walk(ctx context.Context) (unseen Unseen, err error) {
 			return unseen, fmt.Errorf("walk the sockets: %w", err)
 		}
 	}
-	back, err := os.Open(ownNetNS)
-	if err != nil {
-		return unseen, err
-	}
-	away := false
-	defer func() { // the first thread of a process does not end with its goroutine
-		if away {
-			err = errors.Join(err, unix.Setns(int(back.Fd()), unix.CLONE_NEWNET))
+	err = roam(others, t.wantsNetNS, func(inode uint32, err error) error {
+		if err == nil {
+			if err = drain(ctx, t.sockets); err != nil {
+				err = fmt.Errorf("walk the sockets of network namespace %d: %w", inode, err)
+			}
+			return err
 		}
-		err = errors.Join(err, back.Close())
-	}()
-	for inode, path := range others {
-		if !t.wantsNetNS(inode) {
-			continue
-		}
-		err := enterNetNS(path, inode)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // it has gone
-		}
-		if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) { // else it has gone
 			unseen.NetNS = append(unseen.NetNS, inode)
 			unseen.Err = err
-			continue
 		}
-		away = true
-		if err := drain(ctx, t.sockets); err != nil {
-			return unseen, fmt.Errorf("walk the sockets of network namespace %d: %w", inode, err)
-		}
-	}
-	return unseen, nil
+		return nil
+	})
+	return unseen, err
 }
 
 // findHeld adds the namespaces of the sockets that processes hold, and the one that
@@ -168,120 +148,4 @@ func drain(ctx context.Context, walk *link.Iter) error {
 			return err
 		}
 	}
-}
-
-// unknownNetNS counts processes whose namespace cannot be read.
-type unknownNetNS struct {
-	count int
-	err   error
-}
-
-const ownNetNS = "/proc/thread-self/ns/net"
-
-// findNetNS returns the network namespace that this thread is in, and the others,
-// of all threads, which may each have one of their own, and those that are mounted:
-// by inode, each with a path to enter it by.
-func findNetNS() (home uint32, others map[uint32]string, unknown unknownNetNS, err error) {
-	others = make(map[uint32]string)
-	if home, err = netnsOf(ownNetNS); err != nil {
-		return 0, nil, unknown, fmt.Errorf("find the own network namespace: %w", err)
-	}
-	processes, err := os.ReadDir("/proc")
-	if err != nil {
-		return 0, nil, unknown, fmt.Errorf("list the processes: %w", err)
-	}
-	for _, p := range processes {
-		if _, err := strconv.Atoi(p.Name()); err != nil {
-			continue
-		}
-		threads, err := os.ReadDir(filepath.Join("/proc", p.Name(), "task"))
-		if err != nil {
-			continue // it has ended
-		}
-		for _, thread := range threads {
-			path := filepath.Join("/proc", p.Name(), "task", thread.Name(), "ns/net")
-			inode, err := netnsOf(path)
-			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-				continue // the thread has ended
-			}
-			if err != nil {
-				unknown.count++
-				unknown.err = err
-				break // the process's others can be read no better
-			}
-			if others[inode] == "" {
-				others[inode] = path
-			}
-		}
-	}
-	err = findMounted(others)
-	delete(others, home)
-	return home, others, unknown, err
-}
-
-// netnsOf reads the inode from a link such as net:[4026531840].
-func netnsOf(path string) (uint32, error) {
-	text, err := os.Readlink(path)
-	if err != nil {
-		return 0, err
-	}
-	return parseLink(text)
-}
-
-func parseLink(text string) (uint32, error) {
-	digits, ok := strings.CutPrefix(text, "net:[")
-	n, err := strconv.ParseUint(strings.TrimSuffix(digits, "]"), 10, 32)
-	if !ok || err != nil {
-		return 0, fmt.Errorf("%q is no network namespace", text)
-	}
-	return uint32(n), nil
-}
-
-// findMounted adds the namespaces that are mounted, as ip netns does.
-func findMounted(spaces map[uint32]string) error {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return fmt.Errorf("list the mounts: %w", err)
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		// 340 25 0:4 net:[4026532177] /run/netns/demo rw shared:182 - nsfs nsfs rw
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 5 {
-			continue
-		}
-		if inode, err := parseLink(fields[3]); err == nil && spaces[inode] == "" {
-			spaces[inode] = unescapeMount.Replace(fields[4])
-		}
-	}
-	return lines.Err()
-}
-
-// unescapeMount reads the paths of mountinfo.
-var unescapeMount = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-
-var errNoPath = errors.New("no process that can be looked at is in it, and it is not mounted")
-
-// enterNetNS moves the thread into a namespace.
-func enterNetNS(path string, inode uint32) error {
-	if path == "" {
-		return fmt.Errorf("enter network namespace %d: %w", inode, errNoPath)
-	}
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	defer unix.Close(fd)
-	var stat unix.Stat_t
-	if err := unix.Fstat(fd, &stat); err != nil {
-		return &os.PathError{Op: "stat", Path: path, Err: err}
-	}
-	if uint32(stat.Ino) != inode { // of a process that has moved, or another one
-		return fmt.Errorf("%s: %w", path, fs.ErrNotExist)
-	}
-	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter network namespace %d: %w", inode, err)
-	}
-	return nil
 }
