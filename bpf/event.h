@@ -115,7 +115,6 @@ enum counter {
 	COUNT_NO_HISTORY,   /* records sent without history: no memory for it */
 	COUNT_RESCUED,      /* transitions that set_state_again took for set_state */
 	COUNT_MINISOCKS,    /* minisocks that found no room to be followed */
-	COUNT_REQUESTS,     /* handshakes likewise */
 	COUNTERS,
 };
 

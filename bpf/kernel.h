@@ -235,7 +235,8 @@ struct request_sock {
 };
 
 struct tcp_request_sock {
-	__u32 snt_isn; /* initial sequence number of the SYN-ACK */
+	__u64 snt_synack; /* when the first SYN-ACK was sent, microseconds of CLOCK_MONOTONIC */
+	__u32 snt_isn;    /* initial sequence number of the SYN-ACK */
 };
 
 struct sk_buff {

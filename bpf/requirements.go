@@ -102,7 +102,7 @@ func Requirements() []Requirement {
 		}, true, func() error { timeWait, _ := tryTimers(); return timeWait }},
 		{Requirement{
 			Name:     "timers of handshakes, likewise",
-			Purpose:  "SYN_RCVD from the SYN on, and handshakes that come to nothing",
+			Purpose:  "SYN_RCVD from the SYN-ACK on, and handshakes that come to nothing",
 			Remedy:   "as before; also not with forced SYN cookies (net.ipv4.tcp_syncookies=2)",
 			Optional: true,
 		}, true, func() error { _, halfOpen := tryTimers(); return halfOpen }},

@@ -39,11 +39,12 @@ const volatile __u64 tick = 0;
 const volatile bool has_reset_reasons = false;
 const volatile __u8 reset_reasons[64] = {};
 
-/* Where in the kernel a minisock is ended before its time, and what that means. */
+/* Where in the kernel a minisock is ended, and what that means. */
+#define ENDERS 24
 const volatile struct {
 	__u64 from, to; /* code of a function */
 	__u64 end;      /* enum end_reason; 0: not in use */
-} enders[16] = {};
+} enders[ENDERS] = {};
 
 /*
  * The handlers of the timers of minisocks and requests. They are learnt from a
@@ -175,30 +176,6 @@ struct {
 	__type(value, __u8);
 } spaces SEC(".maps");
 
-struct tuple {
-	__u8 laddr[16];
-	__u8 raddr[16];
-	__u16 lport;
-	__u16 rport;
-	__u32 netns;
-};
-
-/* A handshake between SYN and final ACK, which has no cookie. */
-struct request {
-	__u64 started;
-	__u64 timer;
-	__u32 isn;     /* tells it from a later one at the same address */
-	__u32 bounded; /* as in struct history */
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1);
-	__type(key, struct tuple);
-	__type(value, struct request);
-} requests SEC(".maps");
-
 /*
  * What happened last on this CPU. Ending, expiring and being set again all begin
  * with timer_cancel, and the next steps follow at once on the same CPU, with
@@ -208,12 +185,17 @@ struct moment {
 	struct minisock minisock; /* just cancelled; address 0: none */
 	struct minisock_key key;  /* its */
 	__u64 expires;            /* of its timer then */
-	struct request request;   /* likewise; timer 0: none */
+	__u64 request;            /* timer of a request, just cancelled; 0: none */
+	__u32 isn;                /* tells the request from a later one at its address */
 	__u32 refused;            /* ports of a segment that a listener answered by a reset */
 	__u64 refused_at;
-	bool born;      /* a child whose ends are not known yet */
-	__u64 accepted; /* timer of a request that has become a child */
-	__u64 reset_by; /* cookie of a minisock that sent a reset */
+	__u64 born;       /* when a child was, whose request is still to go; 0: none */
+	__u32 born_ports; /* its; 0: it has none yet */
+	__u32 accepted;   /* ports of the request that became a child */
+	__u64 started;    /* and when its handshake began; 0: not known */
+	__u64 reset_by;   /* cookie of a minisock that sent a reset */
+	__u64 taken;      /* the socket whose step set_state took last; 0: set_state_again knows */
+	__u8 taken_from, taken_to;
 };
 
 struct {
@@ -231,6 +213,13 @@ static __always_inline void count(__u32 what, __s64 n)
 
 	if (counter)
 		__sync_fetch_and_add(counter, n); /* the two programs may nest */
+}
+
+static __always_inline struct moment *this_moment(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&moments, &zero);
 }
 
 static __always_inline __u64 cgroup_of(struct sock *sk)
@@ -417,9 +406,15 @@ static __always_inline __u64 remember(struct history *h, __u8 from, __u8 to, __u
 /* Whether set_state has taken this step already. */
 static __always_inline bool taken(struct sock *sk, __u8 from, __u8 to)
 {
-	struct history *h = bpf_sk_storage_get(&histories, sk, NULL, 0);
+	struct moment *m = this_moment();
+	struct history *h;
 	bool stayed;
 
+	if (m && m->taken == (__u64)sk && m->taken_from == from && m->taken_to == to) {
+		m->taken = 0;
+		return true; /* the usual way, for which the history need not be found */
+	}
+	h = bpf_sk_storage_get(&histories, sk, NULL, 0);
 	if (!h)
 		return false;
 	if (from != to)
@@ -524,49 +519,53 @@ static __always_inline void send(struct event *e)
 		count(COUNT_RINGBUF_FULL, 1);
 }
 
-static __always_inline struct moment *this_moment(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&moments, &zero);
-}
-
 /* ---- handshakes ---- */
 
-static __always_inline void tuple_of(struct tuple *t, const struct event *e)
-{
-	__builtin_memcpy(t->laddr, e->laddr, sizeof(t->laddr));
-	__builtin_memcpy(t->raddr, e->raddr, sizeof(t->raddr));
-	t->lport = e->lport;
-	t->rport = e->rport;
-	t->netns = e->netns;
-}
+#define SHORTLY 1000000 /* ns: longer than two steps of the kernel that follow each other */
 
-/* Returns when the handshake that a child comes from began; 0: not seen. */
-static __always_inline __u64 take_request(const struct event *e, bool *bounded)
+static __always_inline __u32 ports_of_event(const struct event *e)
 {
-	struct moment *m = this_moment();
-	struct request *request;
-	struct tuple t;
-	__u64 started;
-
-	if (!request_handler || !m)
-		return 0;
-	tuple_of(&t, e);
-	request = bpf_map_lookup_elem(&requests, &t);
-	if (!request)
-		return 0; /* SYN cookie, Fast Open, or from before */
-	started = request->started;
-	*bounded = request->bounded;
-	m->accepted = request->timer;
-	bpf_map_delete_elem(&requests, &t);
-	return started;
+	return (__u32)e->lport << 16 | e->rport;
 }
 
 /* A request, behind an address that the verifier does not know. */
 static __always_inline struct request_sock *request_of(struct timer_list *timer)
 {
 	return (void *)timer - bpf_core_field_offset(struct request_sock, rsk_timer);
+}
+
+/* When the handshake began: when its first SYN-ACK was sent. 0: it was not yet. */
+static __always_inline __u64 request_started_at(struct request_sock *req, __u64 now)
+{
+	__u64 sent = BPF_CORE_READ((struct tcp_request_sock *)req, snt_synack) * 1000;
+	__u64 mono = bpf_ktime_get_ns();
+
+	return sent && sent < mono && mono - sent < now ? now - (mono - sent) : 0;
+}
+
+/* A child, which the request that it comes from makes room for next. */
+static __always_inline void expect_request(const struct event *e)
+{
+	struct moment *m = this_moment();
+
+	if (!m)
+		return;
+	m->started = 0;
+	m->born = e->time;
+	m->born_ports = e->rport ? ports_of_event(e) : 0;
+}
+
+/* Returns when the handshake of a child began, at its first step; 0: not known. */
+static __always_inline __u64 take_handshake(const struct event *e)
+{
+	struct moment *m = this_moment();
+	__u64 started;
+
+	if (!m || m->accepted != ports_of_event(e))
+		return 0; /* SYN cookie or Fast Open */
+	started = m->started;
+	m->started = 0;
+	return started;
 }
 
 /* Ends and namespace of what has no socket, behind an unchecked address. */
@@ -594,118 +593,80 @@ static __always_inline __u64 cgroup_of_request(struct request_sock *req)
 	return BPF_CORE_READ(listener, sk_cgrp_data.cgroup, kn, id);
 }
 
-/* Completes an event that has the ends of the request, and sends it. */
-static __always_inline void send_request(struct event *e, struct request_sock *req, __u8 to,
-                                         __u16 flags)
+/* Sends a step of the handshake, from SYN_RECV. */
+static __noinline int send_request(struct request_sock *req, __u8 to, __u8 end, __u16 flags)
 {
-	e->cgroup = cgroup_of_request(req);
-	if (!passes(e) || e->lport == learn_port)
-		return;
-	e->time = bpf_ktime_get_boot_ns();
-	e->source = SOURCE_REQUEST;
-	e->flags = flags;
-	e->from = TCP_SYN_RECV;
-	e->to = to;
-	send(e);
+	struct event e;
+
+	__builtin_memset(&e, 0, sizeof(e));
+	fill_common(&e, &req->__req_common);
+	e.cgroup = cgroup_of_request(req);
+	if (!passes(&e) || e.lport == learn_port)
+		return 0;
+	e.time = bpf_ktime_get_boot_ns();
+	e.entered = request_started_at(req, e.time);
+	e.source = SOURCE_REQUEST;
+	e.flags = flags;
+	e.from = TCP_SYN_RECV;
+	e.to = to;
+	e.end = end;
+	if (to == TCP_CLOSE &&
+	    BPF_CORE_READ(req, __req_common.skc_listener, __sk_common.skc_state) != TCP_LISTEN)
+		e.end = END_LISTENER;
+	send(&e);
+	return 0;
 }
 
 static __noinline int request_started(struct timer_list *timer)
 {
 	struct request_sock *req = request_of(timer);
 	struct moment *m = this_moment();
-	struct request *known, request = {};
-	struct event e;
-	struct tuple t;
-	bool again;
 
-	if (!m)
+	if (!m || m->request != (__u64)timer)
 		return 0;
-	__builtin_memset(&e, 0, sizeof(e));
-	fill_common(&e, &req->__req_common);
-	tuple_of(&t, &e);
-	known = bpf_map_lookup_elem(&requests, &t);
-	m->accepted = 0;
-	/* After a first timeout it began before it was followed, nobody knows when. */
-	again = BPF_CORE_READ_BITFIELD_PROBED(req, num_timeout);
-	request.started = again ? 0 : bpf_ktime_get_boot_ns();
-	request.timer = (__u64)timer;
-	request.isn = BPF_CORE_READ((struct tcp_request_sock *)req, snt_isn);
-	if (known && known->timer == request.timer && known->isn == request.isn)
-		return 0;
-	if (m->request.timer == request.timer && m->request.isn == request.isn) { /* it goes on */
-		request.started = m->request.started;
-		request.bounded = m->request.bounded;
-		m->request.timer = 0;
-		send_request(&e, req, TCP_SYN_RECV, EVENT_SUPERSEDES);
-	}
-	if (bpf_map_update_elem(&requests, &t, &request, BPF_ANY) && !again)
-		count(COUNT_REQUESTS, 1);
+	m->request = 0;
+	if (m->isn == BPF_CORE_READ((struct tcp_request_sock *)req, snt_isn)) /* it goes on */
+		send_request(req, TCP_SYN_RECV, END_NONE, EVENT_SUPERSEDES);
 	return 0;
-}
-
-/* The event has the ends of the request. */
-static __always_inline void send_request_end(struct event *e, struct request_sock *req,
-                                             const struct request *request, __u8 end, __u16 flags)
-{
-	if (BPF_CORE_READ(req, __req_common.skc_listener, __sk_common.skc_state) != TCP_LISTEN)
-		end = END_LISTENER;
-	e->entered = request->started;
-	if (request->bounded)
-		flags |= EVENT_AT_LEAST;
-	e->end = end;
-	send_request(e, req, TCP_CLOSE, flags);
 }
 
 static __noinline int request_cancelled(struct timer_list *timer)
 {
 	struct request_sock *req = request_of(timer);
+	__u64 now = bpf_ktime_get_boot_ns();
 	struct moment *m = this_moment();
-	struct request *request;
-	struct event e;
-	struct tuple t;
 	bool refused;
+	__u32 ports;
 
 	if (!m)
 		return 0;
-	m->request.timer = 0;
-	if (m->accepted == (__u64)timer) {
-		m->accepted = 0;
-		return 0;
-	}
-	__builtin_memset(&e, 0, sizeof(e));
-	fill_common(&e, &req->__req_common);
-	tuple_of(&t, &e);
-	request = bpf_map_lookup_elem(&requests, &t);
-	if (!request || request->timer != (__u64)timer)
-		return 0; /* a child has it */
-	if (m->born) {
-		m->born = false; /* a child will, when it has its ends */
+	m->request = 0;
+	ports = (__u32)BPF_CORE_READ(req, __req_common.skc_num) << 16 |
+	        bpf_ntohs(BPF_CORE_READ(req, __req_common.skc_dport));
+	if (m->born && now - m->born < SHORTLY && (!m->born_ports || m->born_ports == ports)) {
+		m->born = 0;
+		m->accepted = ports;
+		m->started = request_started_at(req, now);
 		return 0;
 	}
 	/* The request is dropped at once after the reset, if that was for it. */
-	refused = m->refused == ((__u32)e.lport << 16 | e.rport) &&
-	          bpf_ktime_get_boot_ns() - m->refused_at < 1000000;
+	refused = m->refused == ports && now - m->refused_at < SHORTLY;
 	m->refused = 0;
-	m->request = *request;
-	bpf_map_delete_elem(&requests, &t);
-	send_request_end(&e, req, &m->request, refused ? END_RESET_SENT : END_RESET,
-	                 EVENT_PROVISIONAL);
-	return 0;
+	m->request = (__u64)timer;
+	m->isn = BPF_CORE_READ((struct tcp_request_sock *)req, snt_isn);
+	return send_request(req, TCP_CLOSE, refused ? END_RESET_SENT : END_RESET,
+	                    EVENT_PROVISIONAL);
 }
 
 /* Its end, unless the handler sets it again, having sent another SYN-ACK. */
 static __noinline int request_expired(struct timer_list *timer)
 {
-	struct request_sock *req = request_of(timer);
 	struct moment *m = this_moment();
-	struct event e;
 
-	if (!m || m->request.timer != (__u64)timer)
+	if (!m || m->request != (__u64)timer)
 		return 0;
-	__builtin_memset(&e, 0, sizeof(e));
-	fill_common(&e, &req->__req_common);
-	send_request_end(&e, req, &m->request, END_EXPIRED, EVENT_PROVISIONAL | EVENT_SUPERSEDES);
-	return 0;
+	return send_request(request_of(timer), TCP_CLOSE, END_EXPIRED,
+	                    EVENT_PROVISIONAL | EVENT_SUPERSEDES);
 }
 
 /* ---- minisocks ---- */
@@ -841,18 +802,123 @@ static __always_inline bool fin_arrives(const struct minisock *m, struct inet_ti
 	       BPF_CORE_READ(tw, tw_timer.expires) == m->expires;
 }
 
-/* Who ends a minisock before its time is on the stack. */
+/* Who ends a minisock before its time is on the stack, so far down at most. */
+#define FRAMES 6
+#define STACK_WORDS 64
+#define CALLERS 8
+
+/*
+ * Callers that have been found once: their return addresses, and where each lay, in
+ * words from the context. Unwinding is slow, but the frames of a function have
+ * always the same size: where the first address is in its place the second place is
+ * that of its caller, and so on, so all together are the same callers again.
+ */
+struct callers {
+	__u64 address[FRAMES];
+	__u8 place[FRAMES];
+	__u8 n; /* 0: none */
+	__u8 end;
+};
+
+struct unwinding {
+	struct callers known[CALLERS];
+	__u32 next; /* to be replaced */
+	__u64 stack[STACK_WORDS];
+	__u64 address[FRAMES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct unwinding);
+} unwindings SEC(".maps");
+
+static __always_inline bool are_callers(const struct callers *c, const struct unwinding *u)
+{
+	int i;
+
+	for (i = 0; i < FRAMES && i < c->n; i++)
+		if (u->stack[c->place[i] & (STACK_WORDS - 1)] != c->address[i])
+			return false;
+	return c->n;
+}
+
+static __always_inline struct unwinding *this_unwinding(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&unwindings, &zero);
+}
+
+/*
+ * The only place of an address on the stack; 0: there is none, or one of several was
+ * left behind by an earlier call. Global, as the next: so the verifier looks once.
+ */
+__noinline int place_of(__u64 address)
+{
+	struct unwinding *u = this_unwinding();
+	int word, place = 0;
+
+	for (word = 1; u && word < STACK_WORDS; word++) {
+		if (u->stack[word] != address)
+			continue;
+		if (place)
+			return 0;
+		place = word;
+	}
+	return place;
+}
+
+__noinline int end_by(__u64 address)
+{
+	int i;
+
+	for (i = 0; i < ENDERS; i++)
+		if (enders[i].from <= address && address < enders[i].to)
+			return enders[i].end;
+	return END_NONE;
+}
+
+/* Returns which end it is that the callers found by the kernel make. */
+__noinline int learn_callers(void)
+{
+	struct unwinding *u = this_unwinding();
+	int i, place, end = END_NONE;
+	struct callers *c;
+	bool placed = true;
+
+	if (!u)
+		return END_KILLED;
+	c = &u->known[u->next++ & (CALLERS - 1)];
+	c->n = 0;
+	for (i = 0; i < FRAMES && !end; i++) {
+		c->address[i] = u->address[i];
+		place = place_of(u->address[i]);
+		c->place[i] = place;
+		placed = placed && place;
+		end = end_by(u->address[i]);
+	}
+	c->end = end ? end : END_KILLED;
+	if (placed)
+		c->n = i;
+	return c->end;
+}
+
 static __noinline int reason_of_end(void *ctx)
 {
-	__u64 stack[10] = {};
-	int i, j;
+	struct unwinding *u = this_unwinding();
+	int i;
 
-	bpf_get_stack(ctx, stack, sizeof(stack), 0);
-	for (i = 0; i < 10; i++)
-		for (j = 0; j < 16; j++)
-			if (enders[j].from <= stack[i] && stack[i] < enders[j].to)
-				return enders[j].end;
-	return END_KILLED;
+	if (!u || bpf_probe_read_kernel(u->stack, sizeof(u->stack), ctx))
+		return END_KILLED;
+	for (i = 0; i < CALLERS; i++)
+		if (are_callers(&u->known[i], u))
+			return u->known[i].end;
+	__builtin_memset(u->address, 0, sizeof(u->address));
+	/* Not this program, its two functions, and who runs it: below the context. */
+	bpf_get_stack(ctx, u->address, sizeof(u->address), 4);
+	return learn_callers();
 }
 
 static __noinline int minisock_cancelled(void *ctx, struct timer_list *timer)
@@ -1008,6 +1074,12 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 		return 0;
 	}
 	if (h) {
+		m = this_moment();
+		if (m && !second) {
+			m->taken = (__u64)sk;
+			m->taken_from = from;
+			m->taken_to = to;
+		}
 		known = h->state == from;
 		e.entered = remember(h, from, to, e.time, &bounded);
 		update_owner(h, sk, from, to);
@@ -1017,14 +1089,14 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 			 * and is named anew after that (inet_csk_clone_lock):
 			 * its birth is sent with its next step.
 			 */
+			expect_request(&e);
+			h->entered = 0;
 			if (!e.rport) {
 				h->born = e.time;
-				m = this_moment();
-				if (m)
-					m->born = true;
 				return 0;
 			}
-			h->entered = take_request(&e, &h->bounded);
+		} else if (from == TCP_SYN_RECV && !e.entered) {
+			e.entered = take_handshake(&e);
 		}
 		wanted = wanted || h->pending;
 		h->pending = wanted && port_pending(from, to, e.lport);
@@ -1034,9 +1106,9 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 	} else {
 		count(COUNT_NO_HISTORY, 1);
 	}
-	if (born)
-		e.entered = take_request(&e, &bounded);
-	e.cookie = bpf_get_socket_cookie(sk);
+	e.cookie = sk->__sk_common.skc_cookie.counter;
+	if (!e.cookie)
+		e.cookie = bpf_get_socket_cookie(sk); /* which makes it */
 	leaves = leaves_minisock(from, to);
 	if (leaves) {
 		key.cookie = e.cookie;
@@ -1230,8 +1302,6 @@ int send_reset(__u64 *ctx)
 }
 
 /* ---- walks over what is there ---- */
-
-#define SECOND 1000000000ULL
 
 /* Nanoseconds on a timer; 0: it is due. */
 static __always_inline __u64 time_left(struct timer_list *timer)
@@ -1446,50 +1516,26 @@ static __noinline int walk_minisock(struct sock_common *skc)
 	return send_snapshot(&s);
 }
 
-/* When a handshake began, by the SYN-ACKs that were sent, each after twice the time. */
-static __always_inline __u64 request_started_by(struct request_sock *req, __u64 now)
-{
-	__u64 wait = SECOND << (BPF_CORE_READ_BITFIELD_PROBED(req, num_timeout) & 7);
-	__u64 left = time_left(&req->rsk_timer);
-	__u64 since = 2 * wait - SECOND;
-
-	return left < wait && since - left < now ? now - (since - left) : now;
-}
-
 static __noinline int walk_request(struct sock_common *skc)
 {
 	struct request_sock *req = (struct request_sock *)skc;
-	struct request *known, request = {};
-	struct snapshot s;
-	struct tuple t;
 	__u64 cookie = bpf_get_socket_cookie(skc);
+	struct snapshot s;
 
 	__builtin_memset(&s, 0, sizeof(s));
 	fill_common(&s.event, skc);
-	tuple_of(&t, &s.event);
 	s.event.time = bpf_ktime_get_boot_ns();
 	s.event.cgroup = cgroup_of_request(req);
-	known = bpf_map_lookup_elem(&requests, &t);
-	request.timer = (__u64)&req->rsk_timer;
-	request.isn = BPF_CORE_READ((struct tcp_request_sock *)req, snt_isn);
-	if (known && known->started && known->timer == request.timer && known->isn == request.isn) {
-		request = *known;
-	} else {
-		request.started = request_started_by(req, s.event.time);
-		request.bounded = true;
-		if (follows() && request_handler && passes(&s.event) &&
-		    !bpf_map_update_elem(&requests, &t, &request, BPF_ANY) &&
-		    !is_set(&req->rsk_timer))
-			bpf_map_delete_elem(&requests, &t);
-	}
 	s.event.cookie = cookie;
 	s.event.source = SOURCE_SNAPSHOT;
 	s.event.from = TCP_SYN_RECV;
 	s.event.to = TCP_SYN_RECV;
-	s.event.entered = request.started;
 	s.event.flags = EVENT_REQUEST;
-	if (request.bounded)
+	s.event.entered = request_started_at(req, s.event.time);
+	if (!s.event.entered) {
+		s.event.entered = s.event.time;
 		s.event.flags |= EVENT_AT_LEAST;
+	}
 	s.unanswered = BPF_CORE_READ_BITFIELD_PROBED(req, num_timeout);
 	s.left = time_left(&req->rsk_timer);
 	if (!passes(&s.event) || (learn_port && s.event.lport == learn_port))

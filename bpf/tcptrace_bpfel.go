@@ -23,8 +23,8 @@ const (
 	tcptraceMapMinisocks         = "minisocks"
 	tcptraceMapMoments           = "moments"
 	tcptraceMapPorts             = "ports"
-	tcptraceMapRequests          = "requests"
 	tcptraceMapSpaces            = "spaces"
+	tcptraceMapUnwindings        = "unwindings"
 	tcptraceProgReceived         = "received"
 	tcptraceProgSendReset        = "send_reset"
 	tcptraceProgSetState         = "set_state"
@@ -111,15 +111,15 @@ type tcptraceProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcptraceMapSpecs struct {
-	Cgroups   *ebpf.MapSpec `ebpf:"cgroups"`
-	Counters  *ebpf.MapSpec `ebpf:"counters"`
-	Events    *ebpf.MapSpec `ebpf:"events"`
-	Histories *ebpf.MapSpec `ebpf:"histories"`
-	Minisocks *ebpf.MapSpec `ebpf:"minisocks"`
-	Moments   *ebpf.MapSpec `ebpf:"moments"`
-	Ports     *ebpf.MapSpec `ebpf:"ports"`
-	Requests  *ebpf.MapSpec `ebpf:"requests"`
-	Spaces    *ebpf.MapSpec `ebpf:"spaces"`
+	Cgroups    *ebpf.MapSpec `ebpf:"cgroups"`
+	Counters   *ebpf.MapSpec `ebpf:"counters"`
+	Events     *ebpf.MapSpec `ebpf:"events"`
+	Histories  *ebpf.MapSpec `ebpf:"histories"`
+	Minisocks  *ebpf.MapSpec `ebpf:"minisocks"`
+	Moments    *ebpf.MapSpec `ebpf:"moments"`
+	Ports      *ebpf.MapSpec `ebpf:"ports"`
+	Spaces     *ebpf.MapSpec `ebpf:"spaces"`
+	Unwindings *ebpf.MapSpec `ebpf:"unwindings"`
 }
 
 // tcptraceVariableSpecs contains global variables before they are loaded into the kernel.
@@ -166,15 +166,15 @@ func (o *tcptraceObjects) Close() error {
 //
 // It can be passed to loadTcptraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcptraceMaps struct {
-	Cgroups   *ebpf.Map `ebpf:"cgroups"`
-	Counters  *ebpf.Map `ebpf:"counters"`
-	Events    *ebpf.Map `ebpf:"events"`
-	Histories *ebpf.Map `ebpf:"histories"`
-	Minisocks *ebpf.Map `ebpf:"minisocks"`
-	Moments   *ebpf.Map `ebpf:"moments"`
-	Ports     *ebpf.Map `ebpf:"ports"`
-	Requests  *ebpf.Map `ebpf:"requests"`
-	Spaces    *ebpf.Map `ebpf:"spaces"`
+	Cgroups    *ebpf.Map `ebpf:"cgroups"`
+	Counters   *ebpf.Map `ebpf:"counters"`
+	Events     *ebpf.Map `ebpf:"events"`
+	Histories  *ebpf.Map `ebpf:"histories"`
+	Minisocks  *ebpf.Map `ebpf:"minisocks"`
+	Moments    *ebpf.Map `ebpf:"moments"`
+	Ports      *ebpf.Map `ebpf:"ports"`
+	Spaces     *ebpf.Map `ebpf:"spaces"`
+	Unwindings *ebpf.Map `ebpf:"unwindings"`
 }
 
 func (m *tcptraceMaps) Close() error {
@@ -186,8 +186,8 @@ func (m *tcptraceMaps) Close() error {
 		m.Minisocks,
 		m.Moments,
 		m.Ports,
-		m.Requests,
 		m.Spaces,
+		m.Unwindings,
 	)
 }
 

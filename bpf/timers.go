@@ -15,14 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How many minisocks and handshakes are followed at once, in memory that the
-// kernel takes as they come. The kernel itself makes no more minisocks for a
-// namespace than net.ipv4.tcp_max_tw_buckets, by default 262,144 at most, and no
-// more handshakes for a listener than its backlog.
-const (
-	maxMinisocks = 1 << 19
-	maxRequests  = 1 << 16
-)
+// How many minisocks are followed at once, in memory that the kernel takes as they
+// come. The kernel itself makes no more of them for a namespace than
+// net.ipv4.tcp_max_tw_buckets, by default 262,144 at most.
+const maxMinisocks = 1 << 19
 
 // ErrSwitchedOff is why something is not measured that [Options] left out.
 var ErrSwitchedOff = errors.New("switched off")
@@ -44,23 +40,27 @@ func readTick() (uint64, error) {
 }
 
 // configureTimers sets what the timer programs need to know of the kernel.
-func configureTimers(spec *ebpf.CollectionSpec, s *tcptraceVariableSpecs, enders *[16]ender) error {
+func configureTimers(spec *ebpf.CollectionSpec, s *tcptraceVariableSpecs, enders *[enderCount]ender) error {
 	spec.Maps[tcptraceMapMinisocks].MaxEntries = maxMinisocks
-	spec.Maps[tcptraceMapRequests].MaxEntries = maxRequests
 	return s.Enders.Set(*enders)
 }
 
 // Numbers of enum end_reason of event.h.
 const (
-	endReused = 2
-	endReset  = 3
-	endNetNS  = 4
-	endKilled = 5
+	endExpired = 1
+	endReused  = 2
+	endReset   = 3
+	endNetNS   = 4
+	endKilled  = 5
 )
 
-// enders are the kernel's functions that end a minisock before its time, by
-// inet_twsk_deschedule_put, and what that means.
+// enders are the kernel's functions that end a minisock, by
+// inet_twsk_deschedule_put before its time, and what that means.
 var enders = map[string]uint64{
+	"expire_timers":              endExpired,
+	"__run_timers":               endExpired,
+	"__run_timer_base":           endExpired,
+	"run_timer_softirq":          endExpired,
 	"tcp_timewait_state_process": endReset,
 	"tcp_v4_rcv":                 endReused, // a SYN for a listener
 	"tcp_v6_rcv":                 endReused,
@@ -71,12 +71,15 @@ var enders = map[string]uint64{
 	"tcp_abort":                  endKilled, // SOCK_DESTROY
 }
 
-// ender is the code of a function, as the variable enders of the programs.
+// ender is the code of a function, as the variable enders of the programs, which has
+// room for enderCount.
 type ender struct{ From, To, End uint64 }
+
+const enderCount = 24
 
 // findEnders looks the functions up in the kernel's symbols, which are in the
 // order of their addresses.
-func findEnders() (found [16]ender, err error) {
+func findEnders() (found [enderCount]ender, err error) {
 	f, err := os.Open("/proc/kallsyms")
 	if err != nil {
 		return found, err
@@ -194,16 +197,6 @@ func (t *Tracer) learnTimers() (timeWait, halfOpen error) {
 func (t *Tracer) forgetRequests() error {
 	if err := t.objects.RequestHandler.Set(uint64(0)); err != nil {
 		return err
-	}
-	var key, value []byte
-	var keys [][]byte
-	for all := t.objects.Requests.Iterate(); all.Next(&key, &value); {
-		keys = append(keys, bytes.Clone(key))
-	}
-	for _, key := range keys {
-		if err := t.objects.Requests.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("forget the handshakes of before: %w", err)
-		}
 	}
 	for t.reader.SetDeadline(time.Unix(0, 1)); ; { // all that there is, without waiting
 		if _, err := t.Read(); errors.Is(err, ErrIdle) {

@@ -73,8 +73,6 @@ type Losses struct {
 	// Minisocks counts those that found no room to be followed, of the sockets
 	// of the whole host.
 	Minisocks uint64
-	// Handshakes counts likewise.
-	Handshakes uint64
 }
 
 // Tracer is the attached kernel side. Its methods may be used from one
@@ -133,7 +131,7 @@ func open(o *Options) (_ *Tracer, err error) {
 		return nil, fmt.Errorf("read the embedded programs: %w", err)
 	}
 	t := &Tracer{netns: o.NetNS, pollInterval: pollInterval, endReasons: ErrSwitchedOff}
-	var enders [16]ender
+	var enders [enderCount]ender
 	if !o.NoTimers && !o.WalkOnly {
 		enders, t.endReasons = findEnders()
 	}
@@ -245,11 +243,11 @@ func (t *Tracer) TimeWait() error { return t.timeWait }
 // not.
 func (t *Tracer) EndReasons() error { return t.endReasons }
 
-// HalfOpen returns nil if handshakes are measured from the SYN on, else why not.
+// HalfOpen returns nil if handshakes are measured from the SYN-ACK on, else why not.
 func (t *Tracer) HalfOpen() error { return t.halfOpen }
 
 // configure sets the constants and the sizes, before loading.
-func configure(spec *ebpf.CollectionSpec, o *Options, enders *[16]ender) error {
+func configure(spec *ebpf.CollectionSpec, o *Options, enders *[enderCount]ender) error {
 	size := o.BufferSize
 	if size == 0 {
 		size = DefaultBufferSize
@@ -392,7 +390,7 @@ func (t *Tracer) Losses() (Losses, error) {
 	}
 	var l Losses
 	var rescued uint64
-	for what, count := range []*uint64{&l.RingFull, &l.History, &rescued, &l.Minisocks, &l.Handshakes} { // as enum counter of event.h
+	for what, count := range []*uint64{&l.RingFull, &l.History, &rescued, &l.Minisocks} { // as enum counter of event.h
 		var perCPU []uint64
 		if err := t.objects.Counters.Lookup(uint32(what), &perCPU); err != nil {
 			return Losses{}, fmt.Errorf("read the counters: %w", err)

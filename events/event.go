@@ -500,14 +500,11 @@ const (
 	// LossMinisocks: there was no room to follow a minisock, of any socket of
 	// the host. Its TIME_WAIT is not measured.
 	LossMinisocks
-	// LossHandshakes: there was no room to follow a handshake. Its length, and
-	// whether it came to nothing, is not known.
-	LossHandshakes
 )
 
 var lossNames = [...]string{
 	LossRingFull: "ringbuf_full", LossHistory: "history_unavailable", LossMissed: "missed",
-	LossMinisocks: "minisocks_full", LossHandshakes: "handshakes_full",
+	LossMinisocks: "minisocks_full",
 }
 
 // Records reports whether it is transitions that are missing, not only a part of

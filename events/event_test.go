@@ -541,12 +541,11 @@ func TestLossReason(t *testing.T) {
 		name    string
 		records bool
 	}{
-		events.LossRingFull:   {"ringbuf_full", true},
-		events.LossHistory:    {"history_unavailable", false},
-		events.LossMissed:     {"missed", true},
-		events.LossMinisocks:  {"minisocks_full", false},
-		events.LossHandshakes: {"handshakes_full", false},
-		0:                     {"loss_0", false}, 6: {"loss_6", false}, 255: {"loss_255", false},
+		events.LossRingFull:  {"ringbuf_full", true},
+		events.LossHistory:   {"history_unavailable", false},
+		events.LossMissed:    {"missed", true},
+		events.LossMinisocks: {"minisocks_full", false},
+		0:                    {"loss_0", false}, 6: {"loss_6", false}, 255: {"loss_255", false},
 	} {
 		if reason.String() != want.name || reason.Records() != want.records {
 			t.Errorf("%d is %q, of records: %v, want %q, %v", uint8(reason), reason, reason.Records(), want.name, want.records)

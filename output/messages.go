@@ -42,8 +42,6 @@ func (n *Notice) words() string {
 			return fmt.Sprintf("%s not seen: the kernel passed them over while the program was running", count(n.Count, "transition"))
 		case events.LossMinisocks.String():
 			return fmt.Sprintf("TIME_WAIT of %s of this host not measured: more than are followed at once", count(n.Count, "connection"))
-		case events.LossHandshakes.String():
-			return fmt.Sprintf("%s of this host not followed: more than are followed at once", count(n.Count, "handshake"))
 		}
 		return fmt.Sprintf("%s lost: %s", count(n.Count, "record"), n.Reason)
 	case NoticeUndecided:

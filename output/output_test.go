@@ -574,7 +574,6 @@ func TestMessages(t *testing.T) {
 		s.Notice(&output.Notice{Kind: output.NoticeLost, Reason: "history_unavailable", Count: 2}),
 		s.Notice(&output.Notice{Kind: output.NoticeLost, Reason: "missed", Count: 2}),
 		s.Notice(&output.Notice{Kind: output.NoticeLost, Reason: "minisocks_full", Count: 1}),
-		s.Notice(&output.Notice{Kind: output.NoticeLost, Reason: "handshakes_full", Count: 2}),
 		s.Notice(&output.Notice{Kind: output.NoticeLost, Reason: "loss_9", Count: 2}),
 		s.Notice(&output.Notice{Kind: output.NoticeForgotten, Count: 2}),
 		s.Notice(&output.Notice{Kind: output.NoticeUnmeasured, Reason: "TIME_WAIT: why"}),
@@ -595,7 +594,6 @@ func TestMessages(t *testing.T) {
 tcptrace: 2 records without history: the kernel had no memory for it
 tcptrace: 2 transitions not seen: the kernel passed them over while the program was running
 tcptrace: TIME_WAIT of 1 connection of this host not measured: more than are followed at once
-tcptrace: 2 handshakes of this host not followed: more than are followed at once
 tcptrace: 2 records lost: loss_9
 tcptrace: 2 sockets forgotten: more than are followed at once, so a hole in their records may go unnoticed
 tcptrace: not measured: TIME_WAIT: why

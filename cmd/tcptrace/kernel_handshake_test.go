@@ -13,7 +13,7 @@ import (
 	"tcptrace/fsm"
 )
 
-// TestKernelDeferAccept: a handshake lasts from the SYN on, not from when the
+// TestKernelDeferAccept: a handshake lasts from the SYN-ACK on, not from when the
 // kernel makes a socket of it.
 func TestKernelDeferAccept(t *testing.T) {
 	requireKernel(t)

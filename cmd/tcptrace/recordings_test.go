@@ -68,7 +68,7 @@ func lifecycles() []byte {
 	waiting.To(fsm.SynSent, time.Second).To(fsm.Established, time.Millisecond).
 		To(fsm.FinWait1, time.Second, eventstest.ByClose).To(fsm.FinWait2, time.Millisecond).
 		To(fsm.TimeWait, time.Second, eventstest.Minisock)
-	lost := events.Loss{Time: s.Events()[len(s.Events())-1].Time + uint64(10*time.Second), Reason: events.LossHandshakes, Count: 3}
+	lost := events.Loss{Time: s.Events()[len(s.Events())-1].Time + uint64(10*time.Second), Reason: events.LossMinisocks, Count: 3}
 	return eventstest.Recording(s.Events(), lost)
 }
 

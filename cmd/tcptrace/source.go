@@ -258,7 +258,6 @@ func (l *live) checkLosses(now uint64) error {
 		{events.LossHistory, losses.History, l.losses.History},
 		{events.LossMissed, losses.Missed, l.losses.Missed},
 		{events.LossMinisocks, losses.Minisocks, l.losses.Minisocks},
-		{events.LossHandshakes, losses.Handshakes, l.losses.Handshakes},
 	} {
 		if c.now > c.then {
 			l.pending = append(l.pending, events.Loss{Time: now, Reason: c.reason, Count: c.now - c.then})
@@ -276,7 +275,7 @@ func (l *live) Unmeasured() []string {
 	}{
 		{"TIME_WAIT", l.tracer.TimeWait()},
 		{"why TIME_WAIT ends before its time", l.tracer.EndReasons()},
-		{"the time of handshakes from the SYN on", l.tracer.HalfOpen()},
+		{"the time of handshakes from the SYN-ACK on", l.tracer.HalfOpen()},
 	} {
 		if m.err != nil && !errors.Is(m.err, bpf.ErrSwitchedOff) {
 			list = append(list, fmt.Sprintf("%s: %v", m.what, m.err))

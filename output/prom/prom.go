@@ -28,7 +28,7 @@ const (
 	states = 12
 	causes = int(fsm.CauseUnknown) + 1
 	roles  = int(lifecycle.RolePassive) + 1
-	losses = int(events.LossHandshakes) + 1
+	losses = int(events.LossMinisocks) + 1
 )
 
 // Options of a Sink.
