@@ -31,10 +31,18 @@ enum event_flag {
 	EVENT_COUNTED = 1 << 9,    /* tw_count and tw_limit are known */
 	EVENT_ESTIMATED = 1 << 10, /* `entered` is exact to a tick of the timer only */
 	/* Of timers, whose steps come in pairs; the reader makes one of them. */
-	EVENT_PROVISIONAL = 1 << 11, /* the end, unless a record supersedes it at once */
-	EVENT_SUPERSEDES = 1 << 12,  /* takes the provisional one back */
-	EVENT_AT_LEAST = 1 << 13,    /* `from` was entered at `entered` or before */
-	EVENT_REQUEST = 1 << 14,     /* of a handshake, with the cookie its child will have */
+	EVENT_PROVISIONAL = 1 << 11,    /* the end, unless a record supersedes it at once */
+	EVENT_SUPERSEDES = 1 << 12,     /* takes the provisional one back */
+	EVENT_AT_LEAST = 1 << 13,       /* `from` was entered at `entered` or before */
+	EVENT_REQUEST = 1 << 14,        /* of a handshake, with the cookie its child will have */
+	EVENT_COUNTED_BEFORE = 1 << 15, /* steps before it were counted, not sent */
+};
+
+/* Which side of its connection a socket is. */
+enum role {
+	ROLE_NONE, /* not known: it is older than the tracer */
+	ROLE_ACTIVE,
+	ROLE_PASSIVE,
 };
 
 /* What a record tells of. */
@@ -90,7 +98,7 @@ struct event {
 	__u8 source;       /* enum event_source */
 	__u8 end;          /* enum end_reason */
 	__u8 reset;        /* reason of the reset sent, as numbered by the loader; 0: none */
-	__u8 pad[1];
+	__u8 role;         /* enum role */
 };
 
 /* The record of SOURCE_SNAPSHOT. */
@@ -108,6 +116,24 @@ struct snapshot {
 
 /* Of a reset without a reason, or with one that the loader does not know. */
 #define RESET_UNSPECIFIED 1
+
+/* How the steps of an edge are told of: 0 by a record each, else by a tally. */
+#define EDGE_TIMED (1 << 7) /* with the time in the state that they leave */
+#define EDGE_TALLY (0x7f)   /* number of the tally, from 1 */
+
+/* States are below this. */
+#define STATES 16
+/* One more than the bounds between the bins of times. */
+#define BINS 2048
+
+/* The steps of an edge on one CPU that were counted. */
+struct tally {
+	__u64 steps;
+	__u64 sum; /* ns, of the times */
+	__u64 min; /* ns; with steps */
+	__u64 max; /* ns */
+	__u64 bins[BINS];
+};
 
 /* What is counted, on each CPU. */
 enum counter {

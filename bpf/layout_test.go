@@ -121,6 +121,7 @@ var decoded = map[string]func(*events.Event) any{
 	"source":         func(e *events.Event) any { return uint8(e.Source) },
 	"end":            func(e *events.Event) any { return uint8(e.End) },
 	"reset":          func(e *events.Event) any { return uint8(e.Reset) },
+	"role":           func(e *events.Event) any { return uint8(e.Role) },
 }
 
 // decodedSnapshot does for the rest of struct snapshot.
@@ -172,6 +173,8 @@ func TestLayoutIsDecoded(t *testing.T) {
 						record[f.offset] = byte(events.OwnerClose)
 					case "source":
 						record[f.offset] = byte(r.source)
+					case "role":
+						record[f.offset] = byte(events.RolePassive)
 					}
 				}
 				wire := bytes.Clone(record)
@@ -291,6 +294,13 @@ func TestEnums(t *testing.T) {
 			"EVENT_SUPERSEDES":  uint64(events.FlagSupersedes),
 			"EVENT_AT_LEAST":    uint64(events.FlagAtLeast),
 			"EVENT_REQUEST":     uint64(events.FlagRequest),
+
+			"EVENT_COUNTED_BEFORE": uint64(events.FlagCountedBefore),
+		}},
+		{"role", map[string]uint64{
+			"ROLE_NONE":    uint64(events.RoleUnknown),
+			"ROLE_ACTIVE":  uint64(events.RoleActive),
+			"ROLE_PASSIVE": uint64(events.RolePassive),
 		}},
 		{"event_source", map[string]uint64{
 			"SOURCE_TRACEPOINT": uint64(events.SourceTracepoint),
@@ -312,7 +322,7 @@ func TestEnums(t *testing.T) {
 		// Tracer.Losses takes the counters in this order.
 		{"counter", map[string]uint64{
 			"COUNT_RINGBUF_FULL": 0, "COUNT_NO_HISTORY": 1, "COUNT_RESCUED": 2,
-			"COUNT_MINISOCKS": 3, "COUNT_REQUESTS": 4, "COUNTERS": 5,
+			"COUNT_MINISOCKS": 3, "COUNTERS": 4,
 		}},
 	} {
 		t.Run(test.enum, func(t *testing.T) {

@@ -59,6 +59,15 @@ __u16 learn_port;
 /* When a minisock last found no room to be followed; 0: never. */
 __u64 unfollowed_at;
 
+/*
+ * Whether steps whose verdict needs no evidence are counted here, not sent; which, as
+ * EDGE_ bits; how many tallies there are, and bounds between the bins of the times.
+ */
+const volatile bool counting = false;
+const volatile __u8 edges[STATES][STATES] = {};
+const volatile __u32 tallies_used = 0;
+const volatile __u32 bounds_used = 0;
+
 /* Whether transitions are traced, not only sockets walked. */
 const volatile bool tracing = true;
 /* Bytes waiting in the ring at which a walk waits for the reader. */
@@ -94,6 +103,8 @@ struct history {
 	bool pending; /* it was sent without the port, which was not assigned yet */
 	__u8 reset;   /* reason of a reset sent, before CLOSE; 0: none */
 	bool bounded; /* `entered` is not when it was, but it was in the state by then */
+	bool counted; /* steps since the last record were counted, not sent */
+	__u8 role;    /* enum role */
 	struct owner owner;
 	/* What the last walk over the files found. */
 	struct owner holder; /* a process that holds it, the owner if that does */
@@ -118,6 +129,28 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } counters SEC(".maps");
+
+struct bounds {
+	__u64 at[BINS]; /* in order, then the highest number */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bounds);
+} bounds SEC(".maps");
+
+/*
+ * Those of set_state, then those of set_state_again: neither interrupts itself. Sized
+ * by the loader when used.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tally);
+} tallies SEC(".maps");
 
 /* By port number, enum port_filter bits. Sized by the loader when used. */
 struct {
@@ -376,6 +409,8 @@ static __always_inline __u64 remember(struct history *h, __u8 from, __u8 to, __u
 		h->entered = 0;
 		h->bounded = false;
 		h->holders = 0;
+		h->counted = false;
+		h->role = ROLE_PASSIVE;
 		if (h->owner.source != OWNER_NONE)
 			h->owner.source = OWNER_LISTEN;
 	} else if (h->state != from) {
@@ -389,7 +424,11 @@ static __always_inline __u64 remember(struct history *h, __u8 from, __u8 to, __u
 		h->generation++;
 		h->seq = 0;
 		h->owner.source = OWNER_NONE;
+		h->counted = false;
+		h->role = ROLE_NONE;
 	}
+	if (from == TCP_CLOSE && to == TCP_SYN_SENT)
+		h->role = ROLE_ACTIVE;
 	entered = h->entered;
 	*bounded = h->bounded;
 	if (from != to) {
@@ -485,7 +524,7 @@ static __always_inline void fill_ends(struct event *e, struct sock_common *skc, 
  */
 static __always_inline bool port_pending(__u8 from, __u8 to, __u16 lport)
 {
-	return from == TCP_CLOSE && to == TCP_SYN_SENT && !lport;
+	return filter_ports && from == TCP_CLOSE && to == TCP_SYN_SENT && !lport;
 }
 
 static __always_inline void fill_history(struct event *e, const struct history *h)
@@ -496,6 +535,9 @@ static __always_inline void fill_history(struct event *e, const struct history *
 	e->uid = h->owner.uid;
 	e->owner_source = h->owner.source;
 	e->reset = h->reset;
+	e->role = h->role;
+	if (h->counted)
+		e->flags |= EVENT_COUNTED_BEFORE;
 	__builtin_memcpy(e->comm, h->owner.comm, sizeof(e->comm));
 }
 
@@ -1005,6 +1047,53 @@ static __always_inline __u16 count_minisocks(struct event *e, struct net *net)
 	return EVENT_SKIPPED | EVENT_COUNTED;
 }
 
+/* ---- counting ---- */
+
+/* Which bin a time belongs in: the number of bounds that it has reached. */
+static __always_inline __u32 bin_of(const struct bounds *b, __u64 time)
+{
+	__u32 step, bin = 0;
+
+	for (step = BINS / 2; step; step /= 2)
+		if (b->at[(bin + step - 1) & (BINS - 1)] <= time)
+			bin += step;
+	return bin & (BINS - 1);
+}
+
+/* Returns whether a step is counted, so need not be sent. */
+static __always_inline bool count_step(__u8 from, __u8 to, __u64 entered, __u64 now, bool second)
+{
+	__u8 edge = edges[from & (STATES - 1)][to & (STATES - 1)];
+	__u32 zero = 0, bin = 0, place = (edge & EDGE_TALLY) - 1;
+	struct bounds *b = bpf_map_lookup_elem(&bounds, &zero);
+	struct tally *t;
+	__u64 time = 0;
+
+	if (!edge || !b)
+		return false;
+	if (edge & EDGE_TIMED) {
+		if (!entered || entered > now)
+			return false;
+		time = now - entered;
+		bin = bin_of(b, time);
+		if (bin >= bounds_used) /* longer than any bin is for */
+			return false;
+	}
+	if (second)
+		place += tallies_used;
+	t = bpf_map_lookup_elem(&tallies, &place);
+	if (!t)
+		return false;
+	if (!t->steps || time < t->min)
+		t->min = time;
+	if (time > t->max)
+		t->max = time;
+	t->sum += time;
+	t->bins[bin]++;
+	t->steps++;
+	return true;
+}
+
 /* ---- programs ---- */
 
 static __always_inline void fill_socket(struct event *e, struct sock *sk, struct tcp_sock *tp)
@@ -1037,7 +1126,7 @@ static __always_inline void send_birth(const struct event *step, struct history 
 
 static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second)
 {
-	bool wanted, leaves, known = false, bounded = false;
+	bool wanted, leaves, known = false, bounded = false, countable = false;
 	struct minisock *heir = NULL;
 	struct minisock_key key = {};
 	__u64 now, born = 0;
@@ -1081,6 +1170,8 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 			m->taken_to = to;
 		}
 		known = h->state == from;
+		/* Not after a hole, which is to be told; nor what user space is to decide. */
+		countable = counting && (known || !h->state) && !h->pending;
 		e.entered = remember(h, from, to, e.time, &bounded);
 		update_owner(h, sk, from, to);
 		if (from == TCP_LISTEN && to == TCP_SYN_RECV) {
@@ -1101,6 +1192,7 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 		wanted = wanted || h->pending;
 		h->pending = wanted && port_pending(from, to, e.lport);
 		h->sent = wanted;
+		countable = countable && wanted && !h->pending && !bounded;
 		born = h->born;
 		h->born = 0;
 	} else {
@@ -1109,6 +1201,16 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 	e.cookie = sk->__sk_common.skc_cookie.counter;
 	if (!e.cookie)
 		e.cookie = bpf_get_socket_cookie(sk); /* which makes it */
+	if (countable && h) {
+		if (born && count_step(TCP_LISTEN, TCP_SYN_RECV, 0, born, second)) {
+			h->counted = true;
+			born = 0;
+		}
+		if (!born && count_step(from, to, e.entered, e.time, second)) {
+			h->counted = true;
+			return 0;
+		}
+	}
 	leaves = leaves_minisock(from, to);
 	if (leaves) {
 		key.cookie = e.cookie;
@@ -1128,6 +1230,7 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 			send_birth(&e, h, born);
 		h->seq++; /* also for a record that finds no room: a hole */
 		fill_history(&e, h);
+		h->counted = false;
 	}
 	if (heir) {
 		e.to = heir->last.to;
@@ -1425,6 +1528,7 @@ static __noinline int walk_socket(struct sock_common *skc)
 		s.event.flags |= EVENT_AT_LEAST;
 	if (h) {
 		fill_history(&s.event, h);
+		h->counted = false;
 		h->sent = true;
 		if (h->walk == walk) {
 			s.holders = h->holders;

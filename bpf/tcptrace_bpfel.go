@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	tcptraceMapBounds            = "bounds"
 	tcptraceMapCgroups           = "cgroups"
 	tcptraceMapCounters          = "counters"
 	tcptraceMapEvents            = "events"
@@ -24,6 +25,7 @@ const (
 	tcptraceMapMoments           = "moments"
 	tcptraceMapPorts             = "ports"
 	tcptraceMapSpaces            = "spaces"
+	tcptraceMapTallies           = "tallies"
 	tcptraceMapUnwindings        = "unwindings"
 	tcptraceProgReceived         = "received"
 	tcptraceProgSendReset        = "send_reset"
@@ -34,6 +36,9 @@ const (
 	tcptraceProgTimerStart       = "timer_start"
 	tcptraceProgWalkFiles        = "walk_files"
 	tcptraceProgWalkSockets      = "walk_sockets"
+	tcptraceVarBoundsUsed        = "bounds_used"
+	tcptraceVarCounting          = "counting"
+	tcptraceVarEdges             = "edges"
 	tcptraceVarEnders            = "enders"
 	tcptraceVarFilterCgroups     = "filter_cgroups"
 	tcptraceVarFilterFamily      = "filter_family"
@@ -45,6 +50,7 @@ const (
 	tcptraceVarMinisockHandler   = "minisock_handler"
 	tcptraceVarRequestHandler    = "request_handler"
 	tcptraceVarResetReasons      = "reset_reasons"
+	tcptraceVarTalliesUsed       = "tallies_used"
 	tcptraceVarTick              = "tick"
 	tcptraceVarTracing           = "tracing"
 	tcptraceVarUnfollowedAt      = "unfollowed_at"
@@ -111,6 +117,7 @@ type tcptraceProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcptraceMapSpecs struct {
+	Bounds     *ebpf.MapSpec `ebpf:"bounds"`
 	Cgroups    *ebpf.MapSpec `ebpf:"cgroups"`
 	Counters   *ebpf.MapSpec `ebpf:"counters"`
 	Events     *ebpf.MapSpec `ebpf:"events"`
@@ -119,6 +126,7 @@ type tcptraceMapSpecs struct {
 	Moments    *ebpf.MapSpec `ebpf:"moments"`
 	Ports      *ebpf.MapSpec `ebpf:"ports"`
 	Spaces     *ebpf.MapSpec `ebpf:"spaces"`
+	Tallies    *ebpf.MapSpec `ebpf:"tallies"`
 	Unwindings *ebpf.MapSpec `ebpf:"unwindings"`
 }
 
@@ -126,6 +134,9 @@ type tcptraceMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcptraceVariableSpecs struct {
+	BoundsUsed      *ebpf.VariableSpec `ebpf:"bounds_used"`
+	Counting        *ebpf.VariableSpec `ebpf:"counting"`
+	Edges           *ebpf.VariableSpec `ebpf:"edges"`
 	Enders          *ebpf.VariableSpec `ebpf:"enders"`
 	FilterCgroups   *ebpf.VariableSpec `ebpf:"filter_cgroups"`
 	FilterFamily    *ebpf.VariableSpec `ebpf:"filter_family"`
@@ -137,6 +148,7 @@ type tcptraceVariableSpecs struct {
 	MinisockHandler *ebpf.VariableSpec `ebpf:"minisock_handler"`
 	RequestHandler  *ebpf.VariableSpec `ebpf:"request_handler"`
 	ResetReasons    *ebpf.VariableSpec `ebpf:"reset_reasons"`
+	TalliesUsed     *ebpf.VariableSpec `ebpf:"tallies_used"`
 	Tick            *ebpf.VariableSpec `ebpf:"tick"`
 	Tracing         *ebpf.VariableSpec `ebpf:"tracing"`
 	UnfollowedAt    *ebpf.VariableSpec `ebpf:"unfollowed_at"`
@@ -166,6 +178,7 @@ func (o *tcptraceObjects) Close() error {
 //
 // It can be passed to loadTcptraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcptraceMaps struct {
+	Bounds     *ebpf.Map `ebpf:"bounds"`
 	Cgroups    *ebpf.Map `ebpf:"cgroups"`
 	Counters   *ebpf.Map `ebpf:"counters"`
 	Events     *ebpf.Map `ebpf:"events"`
@@ -174,11 +187,13 @@ type tcptraceMaps struct {
 	Moments    *ebpf.Map `ebpf:"moments"`
 	Ports      *ebpf.Map `ebpf:"ports"`
 	Spaces     *ebpf.Map `ebpf:"spaces"`
+	Tallies    *ebpf.Map `ebpf:"tallies"`
 	Unwindings *ebpf.Map `ebpf:"unwindings"`
 }
 
 func (m *tcptraceMaps) Close() error {
 	return _TcptraceClose(
+		m.Bounds,
 		m.Cgroups,
 		m.Counters,
 		m.Events,
@@ -187,6 +202,7 @@ func (m *tcptraceMaps) Close() error {
 		m.Moments,
 		m.Ports,
 		m.Spaces,
+		m.Tallies,
 		m.Unwindings,
 	)
 }
@@ -195,6 +211,9 @@ func (m *tcptraceMaps) Close() error {
 //
 // It can be passed to loadTcptraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcptraceVariables struct {
+	BoundsUsed      *ebpf.Variable `ebpf:"bounds_used"`
+	Counting        *ebpf.Variable `ebpf:"counting"`
+	Edges           *ebpf.Variable `ebpf:"edges"`
 	Enders          *ebpf.Variable `ebpf:"enders"`
 	FilterCgroups   *ebpf.Variable `ebpf:"filter_cgroups"`
 	FilterFamily    *ebpf.Variable `ebpf:"filter_family"`
@@ -206,6 +225,7 @@ type tcptraceVariables struct {
 	MinisockHandler *ebpf.Variable `ebpf:"minisock_handler"`
 	RequestHandler  *ebpf.Variable `ebpf:"request_handler"`
 	ResetReasons    *ebpf.Variable `ebpf:"reset_reasons"`
+	TalliesUsed     *ebpf.Variable `ebpf:"tallies_used"`
 	Tick            *ebpf.Variable `ebpf:"tick"`
 	Tracing         *ebpf.Variable `ebpf:"tracing"`
 	UnfollowedAt    *ebpf.Variable `ebpf:"unfollowed_at"`

@@ -55,6 +55,8 @@ type Options struct {
 	// NoTimers leaves out what the timers of the kernel tell: TIME_WAIT and
 	// FIN_WAIT_2 in minisocks, and handshakes.
 	NoTimers bool
+	// Counting is what is counted in the kernel instead of being sent; nil: nothing.
+	Counting *Counting
 	// ResetReasons numbers the names of enum sk_rst_reason, without
 	// SK_RST_REASON_, from 2 on. Others are recorded as 1.
 	ResetReasons map[string]uint8
@@ -93,7 +95,8 @@ type Tracer struct {
 	walkErr        error  // why there is no walking
 	walks          uint32 // so far
 	pollInterval   time.Duration
-	netns          uint32 // the only one wanted; 0: all
+	netns          uint32    // the only one wanted; 0: all
+	counting       *Counting // nil: everything is sent
 }
 
 // Open loads the programs and attaches them. The records start with the first
@@ -130,7 +133,7 @@ func open(o *Options) (_ *Tracer, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded programs: %w", err)
 	}
-	t := &Tracer{netns: o.NetNS, pollInterval: pollInterval, endReasons: ErrSwitchedOff}
+	t := &Tracer{netns: o.NetNS, counting: o.Counting, pollInterval: pollInterval, endReasons: ErrSwitchedOff}
 	var enders [enderCount]ender
 	if !o.NoTimers && !o.WalkOnly {
 		enders, t.endReasons = findEnders()
@@ -152,6 +155,9 @@ func open(o *Options) (_ *Tracer, err error) {
 	}
 	if err := fillFilters(&t.objects.tcptraceMaps, o); err != nil {
 		return nil, err
+	}
+	if err := o.Counting.fill(&t.objects.tcptraceMaps); err != nil {
+		return nil, fmt.Errorf("set the bounds of times: %w", err)
 	}
 	if t.reader, err = ringbuf.NewReader(t.objects.Events); err != nil {
 		return nil, fmt.Errorf("open the ring buffer: %w", err)
@@ -285,6 +291,7 @@ func configure(spec *ebpf.CollectionSpec, o *Options, enders *[enderCount]ender)
 		return err
 	}
 	return errors.Join(
+		o.Counting.configure(spec, &s),
 		s.ResetReasons.Set(reasons),
 		s.HasResetReasons.Set(has),
 		s.WakeupBytes.Set(uint32(size/4)),

@@ -64,6 +64,8 @@ type Event struct {
 	Flags  Flags
 	// Shutdown has bit 0 set if receiving was shut, bit 1 if sending was.
 	Shutdown uint8
+	// Role is RoleUnknown also where the record does not tell it.
+	Role Role
 
 	// Snapshot is of SourceSnapshot only.
 	Snapshot Snapshot
@@ -110,7 +112,24 @@ const (
 	FlagSupersedes  // takes a provisional end back: see Order
 	FlagAtLeast     // From was entered at Entered or before
 	FlagRequest     // of a handshake, which has no socket yet, though a cookie
+	// FlagCountedBefore: steps of the socket since its last record were counted by the
+	// kernel side, not sent.
+	FlagCountedBefore
 )
+
+// Role is which side of a connection a socket is.
+type Role uint8
+
+// The roles, as enum role of bpf/event.h. RoleUnknown: its beginning was not seen.
+const (
+	RoleUnknown Role = iota
+	RoleActive       // it sent the SYN
+	RolePassive      // a listener's
+	roles
+)
+
+// String returns the name used in JSON, "" for RoleUnknown.
+func (r Role) String() string { return [roles]string{"", "active", "passive"}[r] }
 
 // Source says how a record was learnt.
 type Source uint8
@@ -327,6 +346,7 @@ const (
 	offSource        = 156
 	offEnd           = 157
 	offReset         = 158
+	offRole          = 159
 
 	offSilent     = 160
 	offLeft       = 168
@@ -350,6 +370,9 @@ func (e *Event) Decode(b []byte) error {
 	}
 	if s := b[offSource]; s >= byte(sources) {
 		return fmt.Errorf("decode transition: unknown source %d", s)
+	}
+	if r := b[offRole]; r >= byte(roles) {
+		return fmt.Errorf("decode transition: unknown role %d", r)
 	}
 	if Source(b[offSource]) == SourceSnapshot && len(b) < SnapshotSize {
 		return fmt.Errorf("decode snapshot: %d bytes, want %d", len(b), SnapshotSize)
@@ -376,6 +399,7 @@ func (e *Event) Decode(b []byte) error {
 		Family:        order.Uint16(b[offFamily:]),
 		Flags:         Flags(order.Uint16(b[offFlags:])),
 		Shutdown:      b[offShutdown],
+		Role:          Role(b[offRole]),
 		Source:        Source(b[offSource]),
 		End:           fsm.End(b[offEnd]),
 		Reset:         Reset(b[offReset]),
@@ -433,6 +457,7 @@ func (e *Event) AppendRecord(b []byte) []byte {
 	r[offFrom] = byte(e.From)
 	r[offTo] = byte(e.To)
 	r[offShutdown] = e.Shutdown
+	r[offRole] = byte(e.Role)
 	r[offOwnerSource] = byte(e.Owner.Source)
 	copy(r[offComm:], e.Owner.Comm[:])
 	r[offSource] = byte(e.Source)

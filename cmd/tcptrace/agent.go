@@ -81,6 +81,7 @@ func (f *agentFlags) register(cmd *cobra.Command) {
 	f.stuck.register(flags)
 	f.filter.register(flags)
 	f.registerTracing(flags)
+	f.registerInKernel(flags)
 
 	by := make([]string, 0, len(prom.Labels()))
 	for _, l := range prom.Labels() {
@@ -131,10 +132,21 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return usagef("--by: %w", err)
 	}
+	var counter output.Counter
+	if f.inKernel {
+		if err := f.countInKernel(cmd, prom.Bounds(), "by"); err != nil {
+			return err
+		}
+		counter = f.counts.read
+	}
 	log := f.logger(cmd.ErrOrStderr())
 
 	pulse := &pulse{begun: time.Now()}
-	metrics := prom.New(&prom.Options{Version: version, Events: pulse.events.Load, By: by, MaxSeries: f.maxSeries})
+	read := func() uint64 {
+		counted, _ := f.counts.total()
+		return pulse.events.Load() + counted
+	}
+	metrics := prom.New(&prom.Options{Version: version, Events: read, By: by, MaxSeries: f.maxSeries, Counted: counter})
 	registry := metrics.Registry()
 	exporter, err := f.exporter(cmd, registry)
 	if err != nil {
@@ -174,6 +186,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		}
 		v := newAgentView(p, metrics, pulse, f.findingsSink(stdout, stderr, p.clock, exporter))
 		v.ports.available = availablePorts
+		v.counts = f.counts
 		v.ready = func() { notify(log, daemon.SdNotifyReady) }
 		pulse.beat()
 		attached.Store(true)

@@ -24,7 +24,8 @@ type agentView struct {
 	pulse    *pulse
 	findings *findings
 	ports    *portShares
-	ready    func() // called once, when the sockets from before have been walked; or nil
+	counts   *kernelCounts // nil: each transition is sent
+	ready    func()        // called once, when the sockets from before have been walked; or nil
 
 	flushAt   uint64 // when to flush though there is more to read, as events.Event.Time
 	lifecycle lifecycle.Lifecycle
@@ -107,6 +108,7 @@ func (v *agentView) walkEnded(w *events.Walked) error {
 	}
 	if v.pulse.walked.Load() {
 		v.metrics.Ports(v.ports.ratios(w))
+		v.metrics.Sockets(v.tracker.Count, v.tracker.Evicted())
 	}
 	if err := v.findings.minute(w.Time); err != nil {
 		return err
@@ -114,7 +116,11 @@ func (v *agentView) walkEnded(w *events.Walked) error {
 	return v.sink.Flush()
 }
 
-func (v *agentView) finish(uint64, *lifecycle.Tracker) error { return nil }
+func (v *agentView) finish(uint64, *lifecycle.Tracker) error {
+	steps, _ := v.counts.total()
+	v.summary.Transitions += steps
+	return nil
+}
 
 // socketCount takes over how many sockets there are whenever nothing waits.
 type socketCount struct {
@@ -124,7 +130,8 @@ type socketCount struct {
 
 // Flush implements [output.Sink].
 func (s socketCount) Flush() error {
-	if s.pulse.walked.Load() {
+	// What is counted in the kernel moves sockets that only the next walk looks at.
+	if s.pulse.walked.Load() && s.counts == nil {
 		s.metrics.Sockets(s.tracker.Count, s.tracker.Evicted())
 	}
 	return nil

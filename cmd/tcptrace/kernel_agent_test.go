@@ -94,10 +94,16 @@ func only(metrics map[string]float64, name string) map[string]float64 {
 // TestKernelAgent holds the metrics against the traffic that is made.
 func TestKernelAgent(t *testing.T) {
 	requireKernel(t)
+	t.Run("streamed", func(t *testing.T) { testAgent(t) })
+	// How many sockets there are is known from the walks.
+	t.Run("in kernel", func(t *testing.T) { testAgent(t, "--in-kernel", "--limit", "SYN_SENT=1s") })
+}
+
+func testAgent(t *testing.T, args ...string) {
 	inNetNS(t, func(ns *netns) {
 		t := ns.t
 		before := ns.listen(ns.v4(3))
-		a := ns.startAgent()
+		a := ns.startAgent(args...)
 		const closes, resets = 20, 5
 		listener := ns.listen(ns.v4(1))
 		for range closes {
@@ -197,6 +203,11 @@ func (s *socket) tryRefused(ns *netns) {
 // become; and those of which the end was lost go.
 func TestKernelAgentCounts(t *testing.T) {
 	requireKernel(t)
+	t.Run("streamed", func(t *testing.T) { testAgentCounts(t) })
+	t.Run("in kernel", func(t *testing.T) { testAgentCounts(t, "--in-kernel") })
+}
+
+func testAgentCounts(t *testing.T, args ...string) {
 	inNetNS(t, func(ns *netns) {
 		const each = 3
 		listener := ns.listen(ns.v4(1))
@@ -206,7 +217,7 @@ func TestKernelAgentCounts(t *testing.T) {
 			client, server := ns.dial(ns.v4(2), listener)
 			stay = append(stay, client, server)
 		}
-		a := ns.startAgent("--limit", "SYN_SENT=1s") // walks each second
+		a := ns.startAgent(append(args, "--limit", "SYN_SENT=1s")...) // walks each second
 		for range each {
 			leaveInTimeWait(ns.dial(ns.v4(2), listener))
 			client, server := ns.dial(ns.v4(2), listener)

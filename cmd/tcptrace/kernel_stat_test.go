@@ -7,7 +7,9 @@ import (
 	"maps"
 	"net/netip"
 	"path/filepath"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -29,10 +31,12 @@ type statLine struct {
 		Count, Unknown int
 		AtLeast        int `json:"at_least"`
 	}
-	Closed map[string]int
-	Lost   map[string]int
-	Groups []struct{ Transitions int }
-	Other  struct{ Transitions int }
+	Closed       map[string]int
+	Verdicts     map[string]int
+	TimeWaitEnds map[string]int `json:"time_wait_ends"`
+	Lost         map[string]int
+	Groups       []struct{ Transitions int }
+	Other        struct{ Transitions int }
 }
 
 // edge is a transition as such, by the names of the states.
@@ -44,14 +48,20 @@ func TestKernelStat(t *testing.T) {
 	requireKernel(t)
 	const connections = 2000
 	for name, args := range map[string][]string{
-		"measured":     {"stat", "--interval", "20ms", "--by", "lport", "--top", "3"},
-		"not measured": {"stat", "--no-time-wait", "--by", "comm"},
+		"measured":                {"stat", "--interval", "20ms", "--by", "lport", "--top", "3"},
+		"not measured":            {"stat", "--no-time-wait", "--by", "comm"},
+		"in kernel":               {"stat", "--interval", "20ms", "--in-kernel"},
+		"in kernel, not measured": {"stat", "--no-time-wait", "--in-kernel"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inNetNS(t, func(ns *netns) {
 				t := ns.t
 				recording := filepath.Join(t.TempDir(), "a.tct")
-				tr := trace(ns, append(slices.Clone(args), "-w", recording)...)
+				inKernel := slices.Contains(args, "--in-kernel")
+				if !inKernel {
+					args = append(slices.Clone(args), "-w", recording)
+				}
+				tr := trace(ns, args...)
 				listener := ns.listen(ns.v4(1))
 				to := sockaddr(listener.addr())
 				ns.inParallel(func() error {
@@ -87,18 +97,83 @@ func TestKernelStat(t *testing.T) {
 				if !maps.Equal(sum, want) {
 					t.Errorf("counted %v in %d windows, the kernel's own trace has %v", sum, windows, want)
 				}
-				again := []string{"stat", "-o", "json", "-r", recording}
-				for _, arg := range args[1:] {
-					if arg != "--no-time-wait" {
-						again = append(again, arg)
+				if !inKernel {
+					again := []string{"stat", "-o", "json", "-r", recording}
+					for _, arg := range args[1 : len(args)-2] {
+						if arg != "--no-time-wait" {
+							again = append(again, arg)
+						}
 					}
-				}
-				if replayed := replayAs(t, again, exitDone); replayed != text {
-					t.Errorf("the recording gives\n%s\nlive it was\n%s", replayed, text)
+					if replayed := replayAs(t, again, exitDone); replayed != text {
+						t.Errorf("the recording gives\n%s\nlive it was\n%s", replayed, text)
+					}
 				}
 				established := edge{fsm.SynSent.String(), fsm.Established.String()}
 				if want[established] != connections {
 					t.Errorf("the kernel's own trace has %d connections, want %d", want[established], connections)
+				}
+			})
+		})
+	}
+}
+
+// TestKernelStatInKernel: what the kernel counts is what streaming counts, of the same
+// traffic.
+func TestKernelStatInKernel(t *testing.T) {
+	requireKernel(t)
+	const connections = 500
+	for name, port := range map[string]bool{"all": false, "of a port": true} {
+		t.Run(name, func(t *testing.T) {
+			inNetNS(t, func(ns *netns) {
+				t := ns.t
+				// Of one that is older it is not known which side it is on.
+				oldClient, oldServer := ns.dial(ns.v4(9), ns.listen(ns.v4(9)))
+				listener := ns.listen(ns.v4(1))
+				args := []string{"stat"}
+				if port {
+					args = append(args, "-L", strconv.Itoa(int(listener.addr().Port())))
+				}
+				streamed := trace(ns, args...)
+				counted := trace(ns, append(args, "--in-kernel")...)
+				streamed.awaitWalk()
+				counted.awaitWalk()
+				to := sockaddr(listener.addr())
+				ns.inParallel(func() error {
+					for i := range connections {
+						from := netip.AddrPortFrom(ns.v4(byte(10+i%8)), 0)
+						if err := connectAndPart(listener.fd, sockaddr(from), to, i%4 == 0); err != nil {
+							return fmt.Errorf("connection %d: %w", i, err)
+						}
+					}
+					return nil
+				})
+				oldClient.close()
+				oldServer.close()
+				listener.close()
+				lives := streamed.oracle.settle(ns)
+				var lines [2]statLine
+				var sums [2]string
+				for i, tr := range []*tracing{streamed, counted} {
+					for line := range strings.Lines(tr.text()) {
+						switch {
+						case strings.HasPrefix(line, `{"type":"stat"`):
+							check(t, json.Unmarshal([]byte(line), &lines[i]))
+						case strings.HasPrefix(line, `{"type":"summary"`):
+							sums[i], _, _ = strings.Cut(line, `"duration_ns"`)
+						}
+					}
+					if !port {
+						ns.checkDisturbance(lives, lines[i].Transitions, lines[i].Lost[passedOver])
+					}
+				}
+				for i := range lines { // of different runs, begun one after the other
+					lines[i].Start, lines[i].End = "", ""
+				}
+				if !reflect.DeepEqual(lines[0], lines[1]) || sums[0] != sums[1] {
+					t.Errorf("streamed\n%+v\n%s\ncounted\n%+v\n%s", lines[0], sums[0], lines[1], sums[1])
+				}
+				if lines[0].Transitions < connections*4 {
+					t.Errorf("only %d transitions", lines[0].Transitions)
 				}
 			})
 		})
@@ -162,6 +237,9 @@ func sumWindows(t *testing.T, text string) (sum edges, windows, lost int) {
 		inGroups := w.Other.Transitions
 		for _, g := range w.Groups {
 			inGroups += g.Transitions
+		}
+		if w.Groups == nil { // without --by
+			inGroups = w.Transitions
 		}
 		if inMatrix != w.Transitions || inGroups != w.Transitions {
 			t.Errorf("%d transitions in the matrix, %d in the groups, want %d", inMatrix, inGroups, w.Transitions)

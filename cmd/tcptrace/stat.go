@@ -60,6 +60,12 @@ func newStat() *cobra.Command {
 			case slices.Contains(f.failOn, failOnStuck):
 				return usagef("--fail-on stuck: stat counts transitions: see tcptrace stuck")
 			}
+			if f.inKernel {
+				if err := f.countInKernel(cmd, stat.Bounds(), "by", "ports"); err != nil {
+					return err
+				}
+				o.Counted = f.counts.read
+			}
 			if withPorts && f.noTimeWait {
 				return usagef("--ports and --no-time-wait exclude each other: TIME_WAIT keeps ports")
 			}
@@ -84,6 +90,7 @@ func newStat() *cobra.Command {
 	flags.IntVar(&top, "top", stat.DefaultTop, "of the groups show the `N` with most transitions, the others in sum")
 	flags.StringSliceVar(&hist, "hist", nil, "draw the distribution of the time in `STATE`, ...")
 	flags.BoolVar(&withPorts, "ports", false, "also how many local ports connections have from each address to each other and its port, the --top fullest")
+	f.registerInKernel(flags)
 	bys := make([]string, 0, len(stat.Bys()))
 	for _, b := range stat.Bys() {
 		bys = append(bys, string(b))
@@ -107,7 +114,7 @@ type printer interface {
 func (f *viewFlags) countTransitions(cmd *cobra.Command, o *stat.Options, portsTop int, open func(events.Clock) printer) error {
 	return f.trace(cmd, "counting TCP state transitions", func(p *pipeline) view {
 		windows := open(p.clock)
-		v := &statView{traceView: newTraceView(p.results)}
+		v := &statView{traceView: newTraceView(p.results), counts: f.counts}
 		if portsTop > 0 {
 			v.ports = newPorts(p, f.read == "", portsTop)
 			o.Ports = v.ports.used

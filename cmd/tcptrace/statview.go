@@ -12,6 +12,8 @@ type statView struct {
 	stat  *stat.Sink
 	ports *ports // nil: not wanted
 	last  uint64 // time of the last transition
+
+	counts *kernelCounts // nil: each transition was sent
 }
 
 func (v *statView) take(t *lifecycle.Transition) error {
@@ -36,5 +38,8 @@ func (v *statView) finish(end uint64, tracker *lifecycle.Tracker) error {
 	if v.full() { // no more was wanted
 		end = v.last
 	}
+	steps, begun := v.counts.total()
+	v.summary.Transitions += steps
+	v.summary.Connections += begun
 	return v.stat.Finish(end)
 }

@@ -64,12 +64,20 @@ func (v *traceView) take(t *lifecycle.Transition) error {
 func (v *traceView) show(t *lifecycle.Transition) error {
 	if t.Life.IsConnection() && !t.Life.Marked {
 		t.Life.Marked = true
-		v.summary.Connections++
+		if !begunInKernel(t) {
+			v.summary.Connections++
+		}
 	}
 	if err := v.sink.Transition(t); err != nil {
 		return err
 	}
 	return v.shown()
+}
+
+// begunInKernel reports whether the beginning of the connection was counted by the
+// kernel side, before anything was told of it.
+func begunInKernel(t *lifecycle.Transition) bool {
+	return t.Flags&events.FlagCountedBefore != 0 && t.Role != events.RoleUnknown
 }
 
 func (v *traceView) walkEnded(*events.Walked) error { return nil }

@@ -44,6 +44,9 @@ type viewFlags struct {
 
 	stuck     stuckFlags
 	stuckMode stuckMode
+
+	inKernel bool
+	counts   *kernelCounts // nil: each transition is sent
 }
 
 // Conditions of --fail-on.
@@ -145,7 +148,12 @@ func (f *viewFlags) trace(cmd *cobra.Command, doing string, makeView func(*pipel
 	if f.read == "" && f.format == "text" && doing != "" {
 		cmd.PrintErrf("tcptrace: %s; Ctrl-C ends it\n", doing)
 	}
-	defer func() { err = errors.Join(err, source.Close()) }()
+	defer func() {
+		if f.counts != nil {
+			f.counts.detach()
+		}
+		err = errors.Join(err, source.Close())
+	}()
 
 	if f.read == "" && f.duration > 0 {
 		var cancel context.CancelFunc
@@ -261,6 +269,12 @@ func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (
 	options.BufferSize = f.buffer
 	options.NoTimers = f.noTimeWait
 	options.ResetReasons = events.ResetNumbers()
+	if f.counts != nil {
+		if filter.cgroup != "" {
+			return nil, nil, usagef("--in-kernel and --cgroup by its path exclude each other: give the id of the cgroup (ls -d -i)")
+		}
+		options.Counting = &f.counts.counting
+	}
 	walks := walks{only: f.stuckMode == stuckOnce}
 	if f.stuckMode == stuckWatch || f.stuckMode == stuckBeside {
 		walks.every = f.stuck.interval()
@@ -279,6 +293,9 @@ func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (
 			err = errors.Join(err, l.Close())
 		}
 		return nil, nil, err
+	}
+	if f.counts != nil {
+		f.counts.attach(l.tracer, log)
 	}
 	log.Info("attached to sock:inet_sock_set_state", "clock_offset", l.clock.Offset,
 		"time_wait", l.tracer.TimeWait() == nil, "handshakes", l.tracer.HalfOpen() == nil)

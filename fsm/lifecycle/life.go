@@ -201,7 +201,9 @@ func (l *Life) found(t *Transition, forgotten bool) {
 		l.prev, l.last, l.entered = l.last, e.To, e.Entered
 		l.flags |= lifeEstimated
 	case e.To != l.last || minisock != l.InMinisock():
-		l.miss() // the number stays: what is missing shows at the next record
+		if e.Flags&events.FlagCountedBefore == 0 {
+			l.miss() // the number stays: what is missing shows at the next record
+		}
 		l.flags |= lifeFound
 		if e.To == l.last {
 			break
@@ -227,6 +229,9 @@ func (l *Life) identify(e *events.Event) {
 	l.localPort, l.remotePort = e.Local.Port(), e.Remote.Port()
 	if e.Owner.Known() {
 		l.owner = e.Owner
+	}
+	if l.role == RoleUnknown {
+		l.role = e.Role
 	}
 }
 
@@ -346,17 +351,14 @@ func (l *Life) finReached(e *events.Event) bool {
 }
 
 // Role is which side of a connection a socket is.
-type Role uint8
+type Role = events.Role
 
-// The roles. RoleUnknown: its beginning was not seen.
+// The roles.
 const (
-	RoleUnknown Role = iota
-	RoleActive       // it sent the SYN
-	RolePassive      // a listener's
+	RoleUnknown = events.RoleUnknown
+	RoleActive  = events.RoleActive
+	RolePassive = events.RolePassive
 )
-
-// String returns the name used in JSON, "" for RoleUnknown.
-func (r Role) String() string { return [...]string{"", "active", "passive"}[r] }
 
 // First is who closed first: by FIN or by reset.
 type First uint8

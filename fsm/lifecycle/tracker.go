@@ -253,7 +253,7 @@ func (t *Tracker) Each(f func(*Life) error) error {
 // ends are in the record.
 func (t *Tracker) judgeContinuity(l *Life, found bool, out *Transition) {
 	e := out.Event
-	continues := e.From == l.last || l.finReached(e)
+	continues := e.From == l.last || l.finReached(e) || e.Flags&events.FlagCountedBefore != 0
 	switch {
 	case out.Verdict == fsm.Illegal:
 	case !found && (t.evicted > 0 || e.From == fsm.Closed && e.To == fsm.Closed):

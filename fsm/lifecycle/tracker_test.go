@@ -216,6 +216,49 @@ func TestContinuity(t *testing.T) {
 
 // The kernel closes a socket that is closed already, which the machine calls
 // linux: the second record continues the first.
+// Steps that the kernel side counted are not missing; a record that was lost still is.
+func TestCountedBefore(t *testing.T) {
+	const ms = time.Millisecond
+	for lost, want := range map[bool]fsm.Verdict{false: fsm.Legal, true: fsm.Gap} {
+		s := eventstest.New(eventstest.Start)
+		c := s.Socket("10.0.0.1:40000", "10.0.0.2:80").To(fsm.SynSent, ms).To(fsm.Established, ms)
+		if lost {
+			c.Lose(fsm.CloseWait, ms)
+		} else {
+			c.Jump(fsm.CloseWait)
+		}
+		c.To(fsm.LastAck, ms)
+		list := s.Events()
+		last := &list[len(list)-1]
+		last.Flags |= events.FlagCountedBefore
+		if out := observe(lifecycle.NewTracker(0), list); out[len(out)-1].Verdict != want {
+			t.Errorf("lost %v: %v, want %v", lost, out[len(out)-1].Judgement, want)
+		}
+	}
+
+	// Where it was found elsewhere, nothing is missing either, and the side is known.
+	s := eventstest.New(eventstest.Start)
+	s.Socket("10.0.0.1:40000", "10.0.0.2:80").To(fsm.SynSent, ms)
+	list := s.Events()
+	found := list[len(list)-1]
+	found.Time, found.Source = found.Time+uint64(ms), events.SourceSnapshot
+	found.From, found.To, found.Flags, found.Role = fsm.Established, fsm.Established, events.FlagCountedBefore, events.RoleActive
+	tr := lifecycle.NewTracker(0)
+	observe(tr, append(list, found))
+	if n := tr.Count(fsm.Established); n != 1 {
+		t.Errorf("%d in ESTABLISHED, want 1", n)
+	}
+	check := func(l *lifecycle.Life) error {
+		var c lifecycle.Lifecycle
+		l.Lifecycle(found.Time, &c)
+		if c.Verdict != fsm.Legal || c.Role != lifecycle.RoleActive {
+			t.Errorf("%v, %v, want legal, active", c.Verdict, c.Role)
+		}
+		return nil
+	}
+	_ = tr.Each(check)
+}
+
 func TestClosedTwice(t *testing.T) {
 	s := eventstest.New(eventstest.Start)
 	c := s.Socket("10.0.0.1:40000", "10.0.0.2:80")

@@ -2,15 +2,16 @@ package prom
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 )
 
-// bounds are the upper ends of the classic buckets, in seconds: close where a round
+// classicBounds are the upper ends of the classic buckets, in seconds: close where a round
 // trip, a timer of 40 or 200 ms, or the 60 to 64 s of TIME_WAIT make a difference.
-var bounds = [...]float64{
+var classicBounds = [...]float64{
 	0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 	1, 2.5, 5, 10, 30, 60, 65, 120, 300, 600, 3600, 86400,
 }
@@ -27,7 +28,7 @@ const (
 // histogram is one of both kinds. client_golang's own allocates for each observation
 // below a second, to look up the native bucket.
 type histogram struct {
-	classic [len(bounds)]uint64
+	classic [len(classicBounds)]uint64
 	native  [nativeMost - nativeLeast + 1]uint64
 	zero    uint64 // observations of 0
 	count   uint64
@@ -36,20 +37,57 @@ type histogram struct {
 
 // observe adds a time. It does not allocate.
 func (h *histogram) observe(d time.Duration) {
+	h.add(d, 1)
+	h.sum += d.Seconds()
+}
+
+// add counts a time that was met n times, but does not add to the sum.
+func (h *histogram) add(d time.Duration, n uint64) {
+	if n == 0 {
+		return
+	}
 	seconds := d.Seconds()
-	h.count++
-	h.sum += seconds
-	for i, bound := range bounds {
+	h.count += n
+	for i, bound := range classicBounds {
 		if seconds <= bound {
-			h.classic[i]++
+			h.classic[i] += n
 			break
 		}
 	}
 	if d <= 0 {
-		h.zero++
+		h.zero += n
 		return
 	}
-	h.native[min(max(nativeIndex(seconds), nativeLeast), nativeMost)-nativeLeast]++
+	h.native[min(max(nativeIndex(seconds), nativeLeast), nativeMost)-nativeLeast] += n
+}
+
+// longestCounted is above the times that are counted by bins: 13 days.
+const longestCounted = 1 << 50
+
+// Bounds returns the times, in nanoseconds, between which it makes no difference to a
+// histogram how long a time exactly was, but for the sum.
+func Bounds() []uint64 {
+	bounds := []uint64{1, longestCounted}
+	add := func(below float64, differ func(seconds float64) bool) {
+		at := uint64(below * 1e9)
+		for !differ(time.Duration(at).Seconds()) { // the bound is rounded
+			at++
+		}
+		for at > 1 && differ(time.Duration(at-1).Seconds()) {
+			at--
+		}
+		if at < longestCounted {
+			bounds = append(bounds, at)
+		}
+	}
+	for _, bound := range classicBounds {
+		add(bound, func(seconds float64) bool { return seconds > bound })
+	}
+	for i := nativeIndex(1e-9); i < nativeMost; i++ {
+		add(math.Exp2(float64(i)/perOctave), func(seconds float64) bool { return nativeIndex(seconds) > i })
+	}
+	slices.Sort(bounds)
+	return slices.Compact(bounds)
 }
 
 // nativeIndex returns that of the bucket whose upper end, 2^(index/8), is the least
@@ -73,9 +111,9 @@ var octave = func() (b [perOctave]float64) {
 
 // metric returns what it holds.
 func (h *histogram) metric(desc *prometheus.Desc, since time.Time, labels ...string) prometheus.Metric {
-	classic := make(map[float64]uint64, len(bounds))
+	classic := make(map[float64]uint64, len(classicBounds))
 	sum := uint64(0)
-	for i, bound := range bounds {
+	for i, bound := range classicBounds {
 		sum += h.classic[i]
 		classic[bound] = sum
 	}

@@ -2,6 +2,8 @@ package prom_test
 
 import (
 	"math/rand/v2"
+	"slices"
+	"sort"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 
 	"tcptrace/events"
 	"tcptrace/fsm"
+	"tcptrace/output"
 	"tcptrace/output/prom"
 )
 
@@ -83,5 +86,51 @@ func TestTimeWaitResolves(t *testing.T) {
 	}
 	if !least || !most {
 		t.Error("60 to 64 s, the usual TIME_WAIT, are no bucket of their own")
+	}
+}
+
+// TestCounted: times that the kernel side counts by Bounds give the same histogram, and
+// transitions, however often it is asked.
+func TestCounted(t *testing.T) {
+	bounds := prom.Bounds()
+	if len(bounds) > 2047 || !slices.IsSorted(bounds) {
+		t.Fatalf("%d bounds: want 2047 at most, in order", len(bounds))
+	}
+	counted := output.Counted{From: fsm.Established, To: fsm.CloseWait, HasDwell: true, Bounds: bounds, Bins: make([]uint64, len(bounds))}
+	s := prom.New(&prom.Options{Events: func() uint64 { return 0 }, Counted: func() []output.Counted {
+		now := counted
+		now.Bins = slices.Clone(counted.Bins)
+		return []output.Counted{now, {From: fsm.Closed, To: fsm.SynSent, Bounds: bounds}}
+	}})
+	r := rand.New(rand.NewPCG(2, 2))
+	times := []time.Duration{0, 1, 2, time.Second, time.Second + 1, time.Minute, time.Hour}
+	for _, b := range histogramOf(t, s, "ESTABLISHED").GetBucket() {
+		if d := time.Duration(b.GetUpperBound() * 1e9); d < 1<<50 {
+			times = append(times, d, d+1)
+		}
+	}
+	for range 3000 {
+		times = append(times, time.Duration(1+r.Uint64N(1<<(1+r.UintN(49)))))
+	}
+	one := open()
+	var list []events.Event
+	for i, d := range times {
+		const now = 1 << 60
+		list = append(list, events.Event{Cookie: uint64(i + 1), Seq: 1, Time: now, Entered: now - uint64(d), From: fsm.Established, To: fsm.CloseWait})
+		counted.Steps++
+		counted.Sum += d
+		counted.Bins[sort.Search(len(bounds), func(b int) bool { return bounds[b] > uint64(d) })]++
+		if i%1000 == 0 {
+			histogramOf(t, s, "ESTABLISHED")
+		}
+	}
+	observe(t, one, list)
+	got, want := histogramOf(t, s, "ESTABLISHED"), histogramOf(t, one, "ESTABLISHED")
+	if diff := got.GetSampleSum()/want.GetSampleSum() - 1; diff > 1e-9 || diff < -1e-9 {
+		t.Errorf("sum %v, want %v", got.GetSampleSum(), want.GetSampleSum())
+	}
+	got.SampleSum, got.CreatedTimestamp, want.CreatedTimestamp = want.SampleSum, nil, nil
+	if !proto.Equal(got, want) {
+		t.Errorf("got\n%v\nwant\n%v", got, want)
 	}
 }

@@ -40,6 +40,9 @@ type Options struct {
 	// this makes, 0 meaning DefaultMaxSeries; the rest is counted as "other".
 	By        []Label
 	MaxSeries int
+	// Counted returns what the kernel side has counted by [Bounds]. It is called by
+	// scrapes; nil: everything comes as a transition. It excludes By.
+	Counted output.Counter
 }
 
 // Sink keeps the metrics. Its methods of [output.Sink] may be called from one
@@ -53,11 +56,13 @@ type Sink struct {
 	by        []Label
 	wants     struct{ comm, container, unit, netns, lport bool }
 	maxSeries int
+	counter   output.Counter // nil: none
 	since     time.Time
 	descs     descs
 
 	mu        sync.Mutex
-	all       group // without grouping all, else what has no room
+	taken     []output.Counted // of what was counted, into the tables
+	all       group            // without grouping all, else what has no room
 	groups    map[key]*group
 	series    int // of groups
 	listeners map[end]struct{}
@@ -83,7 +88,7 @@ var _ interface {
 // New returns a sink without observations.
 func New(o *Options) *Sink {
 	s := &Sink{
-		version: o.Version, events: o.Events, by: o.By, maxSeries: o.MaxSeries, since: time.Now(),
+		version: o.Version, events: o.Events, by: o.By, maxSeries: o.MaxSeries, since: time.Now(), counter: o.Counted,
 		groups: make(map[key]*group), listeners: make(map[end]struct{}), stuck: make(map[stuckID]stuckIn),
 	}
 	if s.maxSeries <= 0 {
@@ -186,6 +191,34 @@ func (s *Sink) Transition(t *lifecycle.Transition) error {
 		s.ends[endOf(e.End)]++
 	}
 	return nil
+}
+
+// takeCounted takes over what the kernel side has counted since it was asked last.
+func (s *Sink) takeCounted() {
+	if s.counter == nil {
+		return
+	}
+	now := s.counter()
+	for i := range now {
+		more := now[i]
+		if s.taken != nil {
+			more = now[i].Since(&s.taken[i])
+		}
+		if more.Steps == 0 {
+			continue
+		}
+		from, to := place(more.From), place(more.To)
+		s.all.transitions[from][to] += more.Steps
+		if !more.HasDwell {
+			continue
+		}
+		h := &s.dwell[from]
+		h.sum += more.Sum.Seconds()
+		for bin, n := range more.Bins {
+			h.add(more.Least(bin), n)
+		}
+	}
+	s.taken = now
 }
 
 // Found takes in a snapshot: which ports are a listener's.
@@ -320,6 +353,7 @@ func (s *Sink) metrics() (list []prometheus.Metric) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.takeCounted()
 
 	for _, g := range s.groups {
 		since = g.since

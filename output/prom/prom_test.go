@@ -92,7 +92,7 @@ func TestNothingYet(t *testing.T) {
 		"tcptrace_state_dwell_seconds":       10,
 		"tcptrace_stuck_sockets":             9,
 		"tcptrace_time_wait_ends_total":      6,
-		"tcptrace_events_lost_total":         5,
+		"tcptrace_events_lost_total":         4,
 		"tcptrace_events_total":              1,
 		"tcptrace_sequence_gaps_total":       1,
 		"tcptrace_build_info":                1,

@@ -3,9 +3,12 @@ package stat
 import (
 	"math"
 	"math/bits"
+	"slices"
 	"time"
 
 	"github.com/DataDog/sketches-go/ddsketch"
+
+	"tcptrace/output"
 )
 
 // QuantileError is how far a quantile of [Dwell] may be from the exact value, as a
@@ -36,6 +39,48 @@ func (d *Dwell) add(t time.Duration) {
 	d.Count++
 	d.Min, d.Max = min(d.Min, t), max(d.Max, t)
 	_ = d.sketch.Add(float64(t)) // fails below 0 and beyond all times
+}
+
+// addCounted adds times that were counted by [Bounds].
+func (d *Dwell) addCounted(c *output.Counted) {
+	more := Dwell{Count: c.Steps, Min: c.Min, Max: c.Max, sketch: newSketch()}
+	for bin, n := range c.Bins {
+		if n > 0 { // fails below 0 and beyond all times
+			_ = more.sketch.AddWithCount(float64(c.Least(bin)), float64(n))
+		}
+	}
+	d.merge(&more)
+}
+
+// longestCounted is above the times that are counted by bins: 13 days.
+const longestCounted = 1 << 50
+
+// Bounds returns the times, in nanoseconds, between which it makes no difference to a
+// Dwell or Histogram how long a time exactly was, but for Min and Max.
+func Bounds() []uint64 {
+	var bounds []uint64
+	sketch := newSketch()
+	for i := sketch.Index(1); ; i++ {
+		at := uint64(math.Ceil(sketch.LowerBound(i)))
+		for sketch.Index(float64(at)) < i { // the bound is rounded
+			at++
+		}
+		for at > 1 && sketch.Index(float64(at-1)) >= i {
+			at--
+		}
+		if at >= longestCounted {
+			break
+		}
+		bounds = append(bounds, at)
+	}
+	for _, unit := range units {
+		for at := uint64(unit); at < longestCounted; at *= 2 {
+			bounds = append(bounds, at)
+		}
+	}
+	bounds = append(bounds, longestCounted)
+	slices.Sort(bounds)
+	return slices.Compact(bounds)
 }
 
 func newSketch() *ddsketch.DDSketch {
@@ -93,13 +138,17 @@ type Histogram struct {
 // maxBuckets is enough for the longest time in the smallest unit.
 const maxBuckets = 64
 
-func (h *Histogram) add(t time.Duration) {
+// add adds a time that was met n times.
+func (h *Histogram) add(t time.Duration, n uint64) {
+	if n == 0 {
+		return
+	}
 	if h.count == 0 || t < h.min {
 		h.min = t
 	}
-	h.count++
+	h.count += n
 	for i, unit := range units {
-		h.counts[i][bits.Len64(uint64(t/unit))]++
+		h.counts[i][bits.Len64(uint64(t/unit))] += n
 	}
 }
 

@@ -3,6 +3,7 @@ package stat
 import (
 	"time"
 
+	"tcptrace/fsm"
 	"tcptrace/fsm/lifecycle"
 )
 
@@ -16,4 +17,6 @@ func (w *Window) Groups() int { return len(w.groups.byKey) }
 
 func (g *Group) Name(by By) string { return string(g.key.appendText(nil, by)) }
 
-func (h *Histogram) Count(t time.Duration) { h.add(t) }
+func (h *Histogram) Count(t time.Duration) { h.add(t, 1) }
+
+func (w *Window) Histogram(s fsm.State) *Histogram { return w.hists[s] }

@@ -28,6 +28,9 @@ type Options struct {
 	// Ports returns how full the local ports are at a time, the fullest first. It is
 	// asked at the end of each window; nil: that is not wanted.
 	Ports func(at uint64) []Ports
+	// Counted returns what the kernel side has counted by [Bounds]. It is asked at the
+	// end of each window; nil: everything comes as a transition.
+	Counted output.Counter
 }
 
 // Printer shows a window, which is valid during the call only.
@@ -49,8 +52,9 @@ type Sink struct {
 	clock   events.Clock
 	options Options
 	window  *Window
-	shown   bool   // a window was
-	losses  []loss // noticed before what else there is of their windows
+	shown   bool             // a window was
+	losses  []loss           // noticed before what else there is of their windows
+	counted []output.Counted // by the end of the last window
 }
 
 type loss struct {
@@ -115,6 +119,7 @@ func (s *Sink) Finish(end uint64) error {
 	if err := s.Advance(end); err != nil {
 		return err
 	}
+	s.takeCounted()
 	if s.shown && s.window.Transitions == 0 && len(s.losses) == 0 && end <= s.window.Start {
 		return nil
 	}
@@ -133,11 +138,30 @@ func (s *Sink) show(end uint64, last bool) error {
 		}
 		return false
 	})
+	s.takeCounted()
 	if s.options.Ports != nil {
 		w.ports = s.options.Ports(w.End)
 	}
 	s.window, s.shown = newWindow(w.End, &s.options), true
 	return s.printer.Window(w)
+}
+
+// takeCounted adds to the window what the kernel side has counted since the last one.
+func (s *Sink) takeCounted() {
+	if s.options.Counted == nil {
+		return
+	}
+	now := s.options.Counted()
+	for i := range now {
+		more := now[i]
+		if s.counted != nil {
+			more = now[i].Since(&s.counted[i])
+		}
+		if more.Steps > 0 {
+			s.window.addCounted(&more)
+		}
+	}
+	s.counted = now
 }
 
 // Edge is a transition as such.
@@ -231,12 +255,7 @@ func (w *Window) lose(l loss) {
 // add counts a transition. It does not allocate once the edge and the group are
 // there.
 func (w *Window) add(t *lifecycle.Transition) {
-	edge := Edge{t.From, t.To}
-	c := w.Edges[edge]
-	if c == nil {
-		c = &Count{}
-		w.Edges[edge] = c
-	}
+	c := w.edge(t.From, t.To)
 	c.All++
 	if t.Verdict == fsm.Illegal {
 		c.Illegal++
@@ -245,7 +264,7 @@ func (w *Window) add(t *lifecycle.Transition) {
 	if timed(t) {
 		c.Dwell.observe(t)
 		if h := w.hists[t.From]; h != nil && t.HasDwell && !t.AtLeast {
-			h.add(t.Dwell)
+			h.add(t.Dwell, 1)
 		}
 	}
 	if end := timeWaitEnd(t); end != "" {
@@ -256,6 +275,33 @@ func (w *Window) add(t *lifecycle.Transition) {
 		g.add(t)
 		if timed(t) {
 			g.dwell(t.From).observe(t)
+		}
+	}
+}
+
+func (w *Window) edge(from, to fsm.State) *Count {
+	edge := Edge{from, to}
+	c := w.Edges[edge]
+	if c == nil {
+		c = &Count{}
+		w.Edges[edge] = c
+	}
+	return c
+}
+
+// addCounted counts what the kernel side has counted.
+func (w *Window) addCounted(counted *output.Counted) {
+	c := w.edge(counted.From, counted.To)
+	c.All += counted.Steps
+	w.Transitions += counted.Steps
+	w.Verdicts[fsm.Legal] += counted.Steps
+	if !counted.HasDwell {
+		return
+	}
+	c.Dwell.addCounted(counted)
+	if h := w.hists[counted.From]; h != nil {
+		for bin, n := range counted.Bins {
+			h.add(counted.Least(bin), n)
 		}
 	}
 }
