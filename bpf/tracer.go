@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
 )
 
 // DefaultBufferSize is the size of the ring buffer in bytes: about 100,000
@@ -99,12 +100,20 @@ type Tracer struct {
 	counting       *Counting // nil: everything is sent
 }
 
+// neededFiles may be open, by and by: maps, programs, links, and what the caller has.
+const neededFiles = 64
+
 // Open loads the programs and attaches them. The records start with the first
 // transition after it returns. The error wraps [ErrUnsupported] where kernel or
 // privileges do not allow it.
 func Open(o *Options) (*Tracer, error) {
 	if o == nil {
 		o = &Options{}
+	}
+	// Without them the library takes the kernel for one that can do little.
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err == nil && files.Cur < neededFiles {
+		return nil, fmt.Errorf("only %d files may be open, and %d are needed: raise the limit (ulimit -n)", files.Cur, neededFiles)
 	}
 	t, err := open(o)
 	if err != nil && !o.NoTimers && !o.WalkOnly {
@@ -118,6 +127,9 @@ func Open(o *Options) (*Tracer, error) {
 	}
 	if err == nil {
 		return t, nil
+	}
+	if errors.Is(err, unix.ENOMEM) {
+		return nil, fmt.Errorf("%w: the buffer takes %d KiB: choose a smaller one, or give more memory (limit of the cgroup)", err, o.bufferSize()>>10)
 	}
 	// The kernel's own words seldom name the cause; the probes do.
 	for _, r := range Requirements() {
@@ -252,12 +264,16 @@ func (t *Tracer) EndReasons() error { return t.endReasons }
 // HalfOpen returns nil if handshakes are measured from the SYN-ACK on, else why not.
 func (t *Tracer) HalfOpen() error { return t.halfOpen }
 
+func (o *Options) bufferSize() int {
+	if o.BufferSize == 0 {
+		return DefaultBufferSize
+	}
+	return o.BufferSize
+}
+
 // configure sets the constants and the sizes, before loading.
 func configure(spec *ebpf.CollectionSpec, o *Options, enders *[enderCount]ender) error {
-	size := o.BufferSize
-	if size == 0 {
-		size = DefaultBufferSize
-	}
+	size := o.bufferSize()
 	if page := os.Getpagesize(); size < page || bits.OnesCount(uint(size)) != 1 || size > 1<<30 {
 		return fmt.Errorf("buffer size %d: want a power of two from %d to %d", size, page, 1<<30)
 	}

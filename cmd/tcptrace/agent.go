@@ -181,9 +181,6 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 
 	doing := fmt.Sprintf("serving metrics on %s/metrics", server.listener.Addr())
 	err = f.trace(cmd, doing, func(p *pipeline) view {
-		if err := dropCapabilities(kept); err != nil {
-			cmd.PrintErrf("tcptrace: keeps capabilities that it does not need: %v\n", err)
-		}
 		v := newAgentView(p, metrics, pulse, f.findingsSink(stdout, stderr, p.clock, exporter))
 		v.ports.available = availablePorts
 		v.counts = f.counts

@@ -379,11 +379,26 @@ func TestKernelAgentNotRead(t *testing.T) {
 	})
 }
 
+// TestKernelConfined: what only shows is confined as well.
+func TestKernelConfined(t *testing.T) {
+	requireKernel(t)
+	if !allThreads() {
+		t.Skip("built with cgo, in which capabilities stay")
+	}
+	have := capabilities(t, "/proc/thread-self/status")
+	for _, view := range []string{"trace", "life", "stat"} {
+		p := newNetNS(t).startTracer(view)
+		status := fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid)
+		want := map[string]uint64{"CapInh": 0, "CapPrm": have["CapPrm"] & kept, "CapEff": have["CapPrm"] & kept, "CapAmb": 0, "NoNewPrivs": 1, "Seccomp": 2}
+		eventually(t, view+" is confined", func() bool { return maps.Equal(capabilities(t, status), want) })
+	}
+}
+
 // TestKernelAgentCapabilities: once it is attached it has no more than it needs, in all
 // threads, and still finds what is stuck in namespaces that come later.
 func TestKernelAgentCapabilities(t *testing.T) {
 	requireKernel(t)
-	if _, _, errno := syscall.AllThreadsSyscall(syscall.SYS_GETPID, 0, 0, 0); errno == syscall.ENOTSUP {
+	if !allThreads() {
 		t.Skip("built with cgo, in which capabilities stay")
 	}
 	inNetNS(t, func(ns *netns) {
@@ -398,7 +413,7 @@ func TestKernelAgentCapabilities(t *testing.T) {
 			t.Errorf("%d threads", len(threads))
 		}
 		for _, thread := range threads {
-			want := map[string]uint64{"CapInh": 0, "CapPrm": have["CapPrm"] & kept, "CapEff": have["CapPrm"] & kept, "CapAmb": 0, "NoNewPrivs": 1}
+			want := map[string]uint64{"CapInh": 0, "CapPrm": have["CapPrm"] & kept, "CapEff": have["CapPrm"] & kept, "CapAmb": 0, "NoNewPrivs": 1, "Seccomp": 2}
 			if got := capabilities(t, thread); !maps.Equal(got, want) {
 				t.Errorf("%s: %x, want %x", thread, got, want)
 			}
@@ -421,7 +436,7 @@ func capabilities(t *testing.T, status string) map[string]uint64 {
 	sets := make(map[string]uint64)
 	for line := range strings.Lines(string(text)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
-		if strings.HasPrefix(name, "Cap") && name != "CapBnd" || name == "NoNewPrivs" {
+		if strings.HasPrefix(name, "Cap") && name != "CapBnd" || name == "NoNewPrivs" || name == "Seccomp" {
 			sets[name], err = strconv.ParseUint(value, 16, 64)
 			check(t, err)
 		}

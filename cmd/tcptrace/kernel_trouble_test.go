@@ -37,9 +37,15 @@ type program struct {
 // startProgram starts the command as root, unless the attributes say otherwise.
 func startProgram(t *testing.T, attr *syscall.SysProcAttr, args ...string) *program {
 	t.Helper()
+	return startCommand(t, exec.Command(selfExe, args...), attr)
+}
+
+// startCommand does so by way of another command.
+func startCommand(t *testing.T, cmd *exec.Cmd, attr *syscall.SysProcAttr) *program {
+	t.Helper()
 	stdout, childStdout, err := os.Pipe()
 	check(t, err)
-	p := &program{t: t, cmd: exec.Command(selfExe, args...), stdout: stdout, stderr: &safeBuffer{}, done: make(chan struct{})}
+	p := &program{t: t, cmd: cmd, stdout: stdout, stderr: &safeBuffer{}, done: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), runAsProgram+"=1")
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.SysProcAttr = childStdout, p.stderr, attr
 	check(t, p.cmd.Start())

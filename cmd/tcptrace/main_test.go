@@ -16,7 +16,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(runAsProgram) != "" {
 		main()
 	}
-	testscript.Main(m, map[string]func(){"tcptrace": main})
+	testscript.Main(m, map[string]func(){"tcptrace": main, "confined": tryConfined})
 }
 
 // TestScripts runs testdata/script: the whole command over recorded files.
@@ -24,7 +24,10 @@ func TestMain(m *testing.M) {
 // committed.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+		Dir: "testdata/script",
+		Condition: func(condition string) (bool, error) {
+			return condition == "threads" && allThreads(), nil
+		},
 		Deadline:            time.Now().Add(time.Minute), // of a command that should have refused, and traces
 		UpdateScripts:       os.Getenv("UPDATE") != "",
 		RequireExplicitExec: true,

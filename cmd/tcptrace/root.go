@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -42,8 +43,21 @@ func usagef(format string, args ...any) error {
 	return usageError{fmt.Errorf(format, args...)}
 }
 
+// confined is the key of a context: this process is the command's own, which confines
+// it once it traces.
+type confined struct{}
+
+// runProcess is run for a process of its own.
+func runProcess(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return execute(context.WithValue(context.Background(), confined{}, true), args, stdin, stdout, stderr)
+}
+
 // run executes the command line and returns the exit status.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return execute(context.Background(), args, stdin, stdout, stderr)
+}
+
+func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	// A reader that goes away is an error of the write, so that a recording is
 	// still brought to its end.
 	signal.Ignore(syscall.SIGPIPE)
@@ -53,7 +67,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	command, err := root.ExecuteC()
+	command, err := root.ExecuteContextC(ctx)
 	status := exitStatus(err)
 	switch status {
 	case exitDone:

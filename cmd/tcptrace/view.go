@@ -173,6 +173,7 @@ func (f *viewFlags) trace(cmd *cobra.Command, doing string, makeView func(*pipel
 		log:       log,
 	}
 	p.view = f.stuckView(makeView(p), p.results)
+	f.confine(cmd, log)
 	if err := p.run(); err != nil {
 		return err
 	}
@@ -180,6 +181,20 @@ func (f *viewFlags) trace(cmd *cobra.Command, doing string, makeView func(*pipel
 		return errCondition
 	}
 	return nil
+}
+
+// confine gives up what is needed no more.
+func (f *viewFlags) confine(cmd *cobra.Command, log *slog.Logger) {
+	if cmd.Context().Value(confined{}) == nil {
+		return
+	}
+	keep := kept
+	if f.read != "" {
+		keep = 0
+	}
+	if err := confine(keep); err != nil {
+		log.Warn("keeps privileges that it does not need", "error", err)
+	}
 }
 
 // stuckView adds to a view what is to be said of sockets that are stuck.
