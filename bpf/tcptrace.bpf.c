@@ -17,7 +17,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* ---- configuration: constants after loading, so what is unused is dead code ---- */
 
-/* Bytes waiting in the ring at which the reader is woken. */
+/* Bytes waiting in a ring at which the reader is woken. */
 const volatile __u32 wakeup_bytes = 1 << 20;
 /* AF_INET or AF_INET6 on the wire; 0: both. */
 const volatile __u16 filter_family = 0;
@@ -52,6 +52,11 @@ const volatile struct {
  * are seen; 0: not followed.
  */
 __u64 minisock_handler, request_handler;
+/*
+ * Whether handshakes that come to nothing are told: where the transitions are not
+ * seen, one that becomes a connection would seem to.
+ */
+bool tells_requests;
 /* The connection: cookie of its client, port of its listener; 0: none any more. */
 __u64 learn_cookie;
 __u16 learn_port;
@@ -68,9 +73,12 @@ const volatile __u8 edges[STATES][STATES] = {};
 const volatile __u32 tallies_used = 0;
 const volatile __u32 bounds_used = 0;
 
+/* See suspended(). */
+__u64 ahead_least;
+
 /* Whether transitions are traced, not only sockets walked. */
 const volatile bool tracing = true;
-/* Bytes waiting in the ring at which a walk waits for the reader. */
+/* Bytes waiting in a ring at which a walk waits for the reader. */
 const volatile __u32 walk_bytes = 1 << 22;
 /* The number of the present walk, and the thread that walks; 0: none. */
 __u32 walk;
@@ -78,11 +86,27 @@ __u64 walker;
 
 /* ---- maps ---- */
 
+struct ring {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+};
+
+/*
+ * By CPU, as CPUs that write to one ring wait for each other. Made by the loader; CPUs
+ * that come later share those of others.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct ring);
+} rings SEC(".maps");
+
+/* Rung where a ring fills: what the reader waits for. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 16 << 20);
-	__type(value, struct snapshot); /* the longest of its records */
-} events SEC(".maps");
+	__uint(max_entries, 1 << 12);
+} bell SEC(".maps");
 
 struct owner {
 	__u32 pid;
@@ -541,23 +565,37 @@ static __always_inline void fill_history(struct event *e, const struct history *
 	__builtin_memcpy(e->comm, h->owner.comm, sizeof(e->comm));
 }
 
-/*
- * Waking the reader costs far more than the record, so it is woken when the
- * ring fills to wakeup_bytes and otherwise looks for itself, often enough for
- * an idle host. The band is as wide as CPUs may overshoot the mark together.
- */
-static __always_inline __u64 wakeup_flags(void)
+static __always_inline void *this_ring(void)
 {
-	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+	__u32 cpu = bpf_get_smp_processor_id();
 
-	if (waiting >= wakeup_bytes && waiting < wakeup_bytes + 16 * sizeof(struct event))
-		return BPF_RB_FORCE_WAKEUP;
-	return BPF_RB_NO_WAKEUP;
+	return bpf_map_lookup_elem(&rings, &cpu);
+}
+
+/*
+ * Waking the reader costs far more than the record, so it is woken when a ring
+ * fills to wakeup_bytes and otherwise looks for itself, often enough for an idle
+ * host. The band is so wide that what is sent between may not step over it.
+ */
+static __always_inline long output(void *record, __u64 size)
+{
+	void *ring = this_ring();
+	__u64 waiting;
+	__u8 one = 1;
+	long err;
+
+	if (!ring)
+		return -1;
+	err = bpf_ringbuf_output(ring, record, size, BPF_RB_NO_WAKEUP);
+	waiting = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
+	if (waiting >= wakeup_bytes && waiting < wakeup_bytes + 4 * sizeof(struct snapshot))
+		bpf_ringbuf_output(&bell, &one, sizeof(one), BPF_RB_FORCE_WAKEUP);
+	return err;
 }
 
 static __always_inline void send(struct event *e)
 {
-	if (bpf_ringbuf_output(&events, e, sizeof(*e), wakeup_flags()))
+	if (output(e, sizeof(*e)))
 		count(COUNT_RINGBUF_FULL, 1);
 }
 
@@ -576,13 +614,32 @@ static __always_inline struct request_sock *request_of(struct timer_list *timer)
 	return (void *)timer - bpf_core_field_offset(struct request_sock, rsk_timer);
 }
 
-/* When the handshake began: when its first SYN-ACK was sent. 0: it was not yet. */
+/*
+ * What CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC: the time suspended. An interrupt
+ * between the two reads makes it seem more, so the least is right, until it jumps.
+ */
+static __always_inline __u64 suspended(void)
+{
+	const __u64 jump = 1000000;
+	__u64 mono = bpf_ktime_get_ns(), ahead = bpf_ktime_get_boot_ns() - mono;
+
+	if (ahead < ahead_least || ahead > ahead_least + jump)
+		ahead_least = ahead;
+	return ahead_least;
+}
+
+/*
+ * When the handshake began, to a microsecond: when its first SYN-ACK was sent. 0: it
+ * was not yet.
+ */
 static __always_inline __u64 request_started_at(struct request_sock *req, __u64 now)
 {
-	__u64 sent = BPF_CORE_READ((struct tcp_request_sock *)req, snt_synack) * 1000;
-	__u64 mono = bpf_ktime_get_ns();
+	__u64 sent = BPF_CORE_READ((struct tcp_request_sock *)req, snt_synack);
 
-	return sent && sent < mono && mono - sent < now ? now - (mono - sent) : 0;
+	if (!sent)
+		return 0;
+	sent = sent * 1000 + suspended();
+	return sent < now ? sent : now;
 }
 
 /* A child, which the request that it comes from makes room for next. */
@@ -691,6 +748,8 @@ static __noinline int request_cancelled(struct timer_list *timer)
 		m->started = request_started_at(req, now);
 		return 0;
 	}
+	if (!tells_requests)
+		return 0;
 	/* The request is dropped at once after the reset, if that was for it. */
 	refused = m->refused == ports && now - m->refused_at < SHORTLY;
 	m->refused = 0;
@@ -1483,10 +1542,10 @@ static __always_inline struct history *meet(struct sock_common *skc, struct tcp_
 	return h;
 }
 
-static __always_inline int send_snapshot(struct snapshot *s)
+static __noinline int send_snapshot(struct snapshot *s)
 {
 	/* 1: the walk comes to it again. */
-	return bpf_ringbuf_output(&events, s, sizeof(*s), wakeup_flags()) ? 1 : 0;
+	return output(s, sizeof(*s)) ? 1 : 0;
 }
 
 static __always_inline void fill_minisock(struct event *e, struct inet_timewait_sock *tw)
@@ -1652,10 +1711,11 @@ SEC("iter/tcp")
 int walk_sockets(struct bpf_iter__tcp *ctx)
 {
 	struct sock_common *skc = ctx->sk_common;
+	void *ring = this_ring();
 
-	if (!skc)
+	if (!skc || !ring)
 		return 0;
-	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > walk_bytes)
+	if (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > walk_bytes)
 		return 1; /* again, when the reader has caught up */
 	walker = bpf_get_current_pid_tgid();
 	switch (skc->skc_state) {

@@ -16,14 +16,15 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	tcptraceMapBell              = "bell"
 	tcptraceMapBounds            = "bounds"
 	tcptraceMapCgroups           = "cgroups"
 	tcptraceMapCounters          = "counters"
-	tcptraceMapEvents            = "events"
 	tcptraceMapHistories         = "histories"
 	tcptraceMapMinisocks         = "minisocks"
 	tcptraceMapMoments           = "moments"
 	tcptraceMapPorts             = "ports"
+	tcptraceMapRings             = "rings"
 	tcptraceMapSpaces            = "spaces"
 	tcptraceMapTallies           = "tallies"
 	tcptraceMapUnwindings        = "unwindings"
@@ -36,6 +37,7 @@ const (
 	tcptraceProgTimerStart       = "timer_start"
 	tcptraceProgWalkFiles        = "walk_files"
 	tcptraceProgWalkSockets      = "walk_sockets"
+	tcptraceVarAheadLeast        = "ahead_least"
 	tcptraceVarBoundsUsed        = "bounds_used"
 	tcptraceVarCounting          = "counting"
 	tcptraceVarEdges             = "edges"
@@ -51,6 +53,7 @@ const (
 	tcptraceVarRequestHandler    = "request_handler"
 	tcptraceVarResetReasons      = "reset_reasons"
 	tcptraceVarTalliesUsed       = "tallies_used"
+	tcptraceVarTellsRequests     = "tells_requests"
 	tcptraceVarTick              = "tick"
 	tcptraceVarTracing           = "tracing"
 	tcptraceVarUnfollowedAt      = "unfollowed_at"
@@ -117,14 +120,15 @@ type tcptraceProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcptraceMapSpecs struct {
+	Bell       *ebpf.MapSpec `ebpf:"bell"`
 	Bounds     *ebpf.MapSpec `ebpf:"bounds"`
 	Cgroups    *ebpf.MapSpec `ebpf:"cgroups"`
 	Counters   *ebpf.MapSpec `ebpf:"counters"`
-	Events     *ebpf.MapSpec `ebpf:"events"`
 	Histories  *ebpf.MapSpec `ebpf:"histories"`
 	Minisocks  *ebpf.MapSpec `ebpf:"minisocks"`
 	Moments    *ebpf.MapSpec `ebpf:"moments"`
 	Ports      *ebpf.MapSpec `ebpf:"ports"`
+	Rings      *ebpf.MapSpec `ebpf:"rings"`
 	Spaces     *ebpf.MapSpec `ebpf:"spaces"`
 	Tallies    *ebpf.MapSpec `ebpf:"tallies"`
 	Unwindings *ebpf.MapSpec `ebpf:"unwindings"`
@@ -134,6 +138,7 @@ type tcptraceMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcptraceVariableSpecs struct {
+	AheadLeast      *ebpf.VariableSpec `ebpf:"ahead_least"`
 	BoundsUsed      *ebpf.VariableSpec `ebpf:"bounds_used"`
 	Counting        *ebpf.VariableSpec `ebpf:"counting"`
 	Edges           *ebpf.VariableSpec `ebpf:"edges"`
@@ -149,6 +154,7 @@ type tcptraceVariableSpecs struct {
 	RequestHandler  *ebpf.VariableSpec `ebpf:"request_handler"`
 	ResetReasons    *ebpf.VariableSpec `ebpf:"reset_reasons"`
 	TalliesUsed     *ebpf.VariableSpec `ebpf:"tallies_used"`
+	TellsRequests   *ebpf.VariableSpec `ebpf:"tells_requests"`
 	Tick            *ebpf.VariableSpec `ebpf:"tick"`
 	Tracing         *ebpf.VariableSpec `ebpf:"tracing"`
 	UnfollowedAt    *ebpf.VariableSpec `ebpf:"unfollowed_at"`
@@ -178,14 +184,15 @@ func (o *tcptraceObjects) Close() error {
 //
 // It can be passed to loadTcptraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcptraceMaps struct {
+	Bell       *ebpf.Map `ebpf:"bell"`
 	Bounds     *ebpf.Map `ebpf:"bounds"`
 	Cgroups    *ebpf.Map `ebpf:"cgroups"`
 	Counters   *ebpf.Map `ebpf:"counters"`
-	Events     *ebpf.Map `ebpf:"events"`
 	Histories  *ebpf.Map `ebpf:"histories"`
 	Minisocks  *ebpf.Map `ebpf:"minisocks"`
 	Moments    *ebpf.Map `ebpf:"moments"`
 	Ports      *ebpf.Map `ebpf:"ports"`
+	Rings      *ebpf.Map `ebpf:"rings"`
 	Spaces     *ebpf.Map `ebpf:"spaces"`
 	Tallies    *ebpf.Map `ebpf:"tallies"`
 	Unwindings *ebpf.Map `ebpf:"unwindings"`
@@ -193,14 +200,15 @@ type tcptraceMaps struct {
 
 func (m *tcptraceMaps) Close() error {
 	return _TcptraceClose(
+		m.Bell,
 		m.Bounds,
 		m.Cgroups,
 		m.Counters,
-		m.Events,
 		m.Histories,
 		m.Minisocks,
 		m.Moments,
 		m.Ports,
+		m.Rings,
 		m.Spaces,
 		m.Tallies,
 		m.Unwindings,
@@ -211,6 +219,7 @@ func (m *tcptraceMaps) Close() error {
 //
 // It can be passed to loadTcptraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcptraceVariables struct {
+	AheadLeast      *ebpf.Variable `ebpf:"ahead_least"`
 	BoundsUsed      *ebpf.Variable `ebpf:"bounds_used"`
 	Counting        *ebpf.Variable `ebpf:"counting"`
 	Edges           *ebpf.Variable `ebpf:"edges"`
@@ -226,6 +235,7 @@ type tcptraceVariables struct {
 	RequestHandler  *ebpf.Variable `ebpf:"request_handler"`
 	ResetReasons    *ebpf.Variable `ebpf:"reset_reasons"`
 	TalliesUsed     *ebpf.Variable `ebpf:"tallies_used"`
+	TellsRequests   *ebpf.Variable `ebpf:"tells_requests"`
 	Tick            *ebpf.Variable `ebpf:"tick"`
 	Tracing         *ebpf.Variable `ebpf:"tracing"`
 	UnfollowedAt    *ebpf.Variable `ebpf:"unfollowed_at"`

@@ -186,30 +186,22 @@ func (t *Tracer) learnTimers() (timeWait, halfOpen error) {
 		err = fmt.Errorf("the self-test on loopback failed: %w", err)
 		return err, err
 	}
-	if err := v.RequestHandler.Get(&t.requestHandler); err != nil || t.requestHandler == 0 {
+	var handler uint64
+	if err := v.RequestHandler.Get(&handler); err != nil || handler == 0 {
 		halfOpen = errors.Join(errors.New("the self-test on loopback saw no handshake: SYN cookies may be forced (net.ipv4.tcp_syncookies=2)"), err)
 	}
-	return t.forgetRequests(), halfOpen
+	return t.skip(), halfOpen
 }
 
-// forgetRequests lets requests alone until [Tracer.followRequests]: one that
-// becomes a connection before transitions are seen would seem to come to nothing.
-func (t *Tracer) forgetRequests() error {
-	if err := t.objects.RequestHandler.Set(uint64(0)); err != nil {
-		return err
-	}
-	for t.reader.SetDeadline(time.Unix(0, 1)); ; { // all that there is, without waiting
+// skip reads all that there is, without waiting.
+func (t *Tracer) skip() error {
+	for t.rings.hurry(); ; {
 		if _, err := t.Read(); errors.Is(err, ErrIdle) {
 			return nil
 		} else if err != nil {
 			return err
 		}
 	}
-}
-
-// followRequests is called when transitions are seen.
-func (t *Tracer) followRequests() error {
-	return t.objects.RequestHandler.Set(t.requestHandler)
 }
 
 func (t *Tracer) selfTest(v *tcptraceVariables) error {

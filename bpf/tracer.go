@@ -3,25 +3,14 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"io"
 	"math/bits"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 )
-
-// DefaultBufferSize is the size of the ring buffer in bytes: about 100,000
-// records, most of a second of loopback churn on a small host.
-const DefaultBufferSize = 16 << 20
-
-// pollInterval bounds how long a record waits in the ring of an idle host.
-// Records do not wake the reader: a wake-up costs several times the record.
-const pollInterval = 80 * time.Millisecond
 
 // ErrUnsupported says that this kernel, or the privileges of this process, do
 // not allow tracing. The error that wraps it names what is missing.
@@ -38,8 +27,9 @@ var ErrIdle = errors.New("no records waiting")
 // there: a port that is still 0, the address family of a socket without
 // addresses. The reader decides those.
 type Options struct {
-	// BufferSize of the ring in bytes: a power of two and a multiple of the
-	// page size. 0 means DefaultBufferSize.
+	// BufferSize of the rings of all CPUs together in bytes: a power of two and a
+	// multiple of the page size, of which each CPU has one at least. 0 means
+	// DefaultBufferSize.
 	BufferSize int
 	// Family is AF_INET or AF_INET6, as on the wire: a v4-mapped address
 	// counts as IPv4. 0 means both.
@@ -82,20 +72,15 @@ type Losses struct {
 // goroutine at a time, but for [Tracer.Walk].
 type Tracer struct {
 	objects tcptraceObjects
-	links   []link.Link
-	ends    []link.Link // of the programs that see the ends of timers
-	reader  *ringbuf.Reader
-	record  ringbuf.Record
+	links   []link.Link // in the order of attaching
+	rings   *rings
 
 	timeWait, halfOpen error
 	endReasons         error // why it is not known what ends a minisock before its time
 
-	requestHandler uint64 // of the timers of requests; 0: not followed
-
 	sockets, files *link.Iter
-	walkErr        error  // why there is no walking
-	walks          uint32 // so far
-	pollInterval   time.Duration
+	walkErr        error     // why there is no walking
+	walks          uint32    // so far
 	netns          uint32    // the only one wanted; 0: all
 	counting       *Counting // nil: everything is sent
 }
@@ -129,7 +114,7 @@ func Open(o *Options) (*Tracer, error) {
 		return t, nil
 	}
 	if errors.Is(err, unix.ENOMEM) {
-		return nil, fmt.Errorf("%w: the buffer takes %d KiB: choose a smaller one, or give more memory (limit of the cgroup)", err, o.bufferSize()>>10)
+		return nil, fmt.Errorf("%w: the buffers take %d KiB: choose smaller ones, or give more memory (limit of the cgroup)", err, ringCount()*o.ringSize(ringCount())>>10)
 	}
 	// The kernel's own words seldom name the cause; the probes do.
 	for _, r := range Requirements() {
@@ -145,7 +130,7 @@ func open(o *Options) (_ *Tracer, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded programs: %w", err)
 	}
-	t := &Tracer{netns: o.NetNS, counting: o.Counting, pollInterval: pollInterval, endReasons: ErrSwitchedOff}
+	t := &Tracer{netns: o.NetNS, counting: o.Counting, endReasons: ErrSwitchedOff}
 	var enders [enderCount]ender
 	if !o.NoTimers && !o.WalkOnly {
 		enders, t.endReasons = findEnders()
@@ -154,8 +139,9 @@ func open(o *Options) (_ *Tracer, err error) {
 		return nil, err
 	}
 
+	interval := pollInterval
 	if o.WalkOnly { // its end is waited for
-		t.pollInterval = walkPause
+		interval = walkPause
 	}
 	defer func() {
 		if err != nil {
@@ -171,10 +157,9 @@ func open(o *Options) (_ *Tracer, err error) {
 	if err := o.Counting.fill(&t.objects.tcptraceMaps); err != nil {
 		return nil, fmt.Errorf("set the bounds of times: %w", err)
 	}
-	if t.reader, err = ringbuf.NewReader(t.objects.Events); err != nil {
-		return nil, fmt.Errorf("open the ring buffer: %w", err)
+	if t.rings, err = openRings(&t.objects.tcptraceMaps, spec.Maps[tcptraceMapRings], interval); err != nil {
+		return nil, err
 	}
-	t.reader.SetDeadline(time.Now().Add(t.pollInterval))
 	t.walkErr = t.attachIterators()
 	if o.WalkOnly {
 		t.timeWait, t.halfOpen = ErrSwitchedOff, ErrSwitchedOff
@@ -187,7 +172,7 @@ func open(o *Options) (_ *Tracer, err error) {
 	if err := t.attach(t.objects.SetState, t.objects.SetStateAgain, t.objects.SendReset, t.objects.Received); err != nil {
 		return nil, err
 	}
-	return t, t.followRequests()
+	return t, t.objects.TellsRequests.Set(true)
 }
 
 // load loads what is needed.
@@ -238,18 +223,17 @@ func (t *Tracer) attachTimers(o *Options) error {
 		t.timeWait, t.halfOpen = ErrSwitchedOff, ErrSwitchedOff
 		return nil
 	}
-	err := t.attach(t.objects.TimerExpireEntry, t.objects.TimerCancel, t.objects.TimerStart)
+	// The other way round an end would be seen that is none, as the timer is set again.
+	err := t.attach(t.objects.TimerStart, t.objects.TimerExpireEntry, t.objects.TimerCancel)
 	if err != nil {
 		return err
 	}
-	t.ends, t.links = t.links[:2:2], t.links[2:]
 	if t.timeWait, t.halfOpen = t.learnTimers(); t.timeWait == nil {
 		return nil
 	}
 	if t.halfOpen == nil {
 		t.halfOpen = t.timeWait
 	}
-	t.requestHandler = 0
 	v := &t.objects.tcptraceVariables
 	return errors.Join(t.detach(), v.MinisockHandler.Set(uint64(0)), v.RequestHandler.Set(uint64(0)))
 }
@@ -264,20 +248,15 @@ func (t *Tracer) EndReasons() error { return t.endReasons }
 // HalfOpen returns nil if handshakes are measured from the SYN-ACK on, else why not.
 func (t *Tracer) HalfOpen() error { return t.halfOpen }
 
-func (o *Options) bufferSize() int {
-	if o.BufferSize == 0 {
-		return DefaultBufferSize
-	}
-	return o.BufferSize
-}
-
 // configure sets the constants and the sizes, before loading.
 func configure(spec *ebpf.CollectionSpec, o *Options, enders *[enderCount]ender) error {
-	size := o.bufferSize()
-	if page := os.Getpagesize(); size < page || bits.OnesCount(uint(size)) != 1 || size > 1<<30 {
+	if size, page := o.BufferSize, os.Getpagesize(); size != 0 && (size < page || bits.OnesCount(uint(size)) != 1 || size > 1<<30) {
 		return fmt.Errorf("buffer size %d: want a power of two from %d to %d", size, page, 1<<30)
 	}
-	spec.Maps[tcptraceMapEvents].MaxEntries = uint32(size)
+	if err := configureRings(spec, o); err != nil {
+		return err
+	}
+	size := o.ringSize(ringCount())
 
 	var s tcptraceVariableSpecs
 	if err := spec.Assign(&s); err != nil {
@@ -363,17 +342,7 @@ func fillFilters(m *tcptraceMaps, o *Options) error {
 // the ring has been read empty, at least every 80 ms, and [io.EOF] after
 // [Tracer.Stop], when all that had been written has been read.
 func (t *Tracer) Read() ([]byte, error) {
-	err := t.reader.ReadInto(&t.record)
-	switch {
-	case err == nil:
-		return t.record.RawSample, nil
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		t.reader.SetDeadline(time.Now().Add(t.pollInterval))
-		return nil, ErrIdle
-	case errors.Is(err, ringbuf.ErrFlushed):
-		return nil, io.EOF
-	}
-	return nil, fmt.Errorf("read the ring buffer: %w", err)
+	return t.rings.read()
 }
 
 // Stop detaches from the kernel and lets Read run to its end. It may be called
@@ -382,21 +351,22 @@ func (t *Tracer) Stop() error {
 	if err := t.detach(); err != nil {
 		return fmt.Errorf("detach from the kernel: %w", err)
 	}
-	if err := t.reader.Flush(); err != nil {
-		return fmt.Errorf("flush the ring buffer: %w", err)
+	if err := t.rings.flush(); err != nil {
+		return fmt.Errorf("flush the ring buffers: %w", err)
 	}
 	return nil
 }
 
 func (t *Tracer) detach() error {
-	var errs []error
-	// The ends first: a request that becomes a connection unseen would seem to
-	// come to nothing. The second before the first: alone it would take
-	// everything for missed.
-	for _, l := range slices.Backward(append(t.links, t.ends...)) {
+	if t.links == nil {
+		return nil
+	}
+	errs := []error{t.objects.TellsRequests.Set(false)}
+	// The last first: set_state_again alone would take everything for missed.
+	for _, l := range slices.Backward(t.links) {
 		errs = append(errs, l.Close())
 	}
-	t.links, t.ends = nil, nil
+	t.links = nil
 	return errors.Join(errs...)
 }
 
@@ -436,8 +406,8 @@ func (t *Tracer) Close() error {
 			errs = append(errs, l.Close())
 		}
 	}
-	if t.reader != nil {
-		errs = append(errs, t.reader.Close())
+	if t.rings != nil {
+		errs = append(errs, t.rings.close())
 	}
 	errs = append(errs, t.objects.Close())
 	return errors.Join(errs...)

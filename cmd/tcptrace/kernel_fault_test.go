@@ -53,7 +53,7 @@ func TestKernelLittleMemory(t *testing.T) {
 	if status := p.status(); status != exitFailure {
 		t.Errorf("status %d, want %d: %s", status, exitFailure, p.stderr)
 	}
-	if message := p.stderr.String(); strings.Count(message, "\n") != 1 || !strings.Contains(message, "the buffer takes 262144 KiB") {
+	if message := p.stderr.String(); strings.Count(message, "\n") != 1 || !strings.Contains(message, "the buffers take 262144 KiB") {
 		t.Errorf("want one line that says what to do, got: %s", message)
 	}
 }

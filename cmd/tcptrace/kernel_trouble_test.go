@@ -336,12 +336,26 @@ func traceBlocked(ns *netns, buffer int, args ...string) {
 	from, to := sockaddr(netip.AddrPortFrom(ns.v4(3), 0)), sockaddr(listener.addr())
 	flood := func(connections int) {
 		ns.do(func() error {
-			for range connections {
-				if err := bindConnectClose(listener.fd, from, to); err != nil {
+			var all unix.CPUSet
+			if err := unix.SchedGetaffinity(0, &all); err != nil {
+				return err
+			}
+			for cpu := range len(all) * 64 { // each has a buffer of its own
+				if !all.IsSet(cpu) {
+					continue
+				}
+				var one unix.CPUSet
+				one.Set(cpu)
+				if err := unix.SchedSetaffinity(0, &one); err != nil {
 					return err
 				}
+				for range connections {
+					if err := bindConnectClose(listener.fd, from, to); err != nil {
+						return err
+					}
+				}
 			}
-			return nil
+			return unix.SchedSetaffinity(0, &all)
 		})
 	}
 	flood(2000) // far more than pipe and buffers hold
