@@ -97,7 +97,8 @@ func (r *ring) open(outer *ebpf.Map, spec *ebpf.MapSpec, first, n int) error {
 	if err != nil {
 		return err
 	}
-	defer inner.Close() // the reader has mapped it, the programs have it from the outer
+	// The reader will have mapped it, and the programs have it from the outer.
+	defer inner.Close()
 	for cpu := first; cpu < int(outer.MaxEntries()); cpu += n {
 		if err := outer.Put(uint32(cpu), inner); err != nil {
 			return err
