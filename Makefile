@@ -13,11 +13,28 @@ export CGO_ENABLED = 0
 # What making and checking the C side needs, and the kernel tests (ss, ip):
 # building and running need none.
 PACKAGES = clang-19 llvm-19 clang-format-19 libbpf-dev iproute2
+# What make bench loads the host with, and compares with.
+BENCH_PACKAGES = wrk libbpf-tools bpftrace
 
-# Prometheus and its promtool, for the tests of the agent: unpacked, not installed, as
-# the package would start a server.
+# Prometheus and its promtool, for the tests of the agent, and nginx, for make bench:
+# unpacked, not installed, as the packages would start servers.
 TOOLS = $(CURDIR)/bin/tools
-export PATH := $(PATH):$(TOOLS)/usr/bin
+export PATH := $(PATH):$(TOOLS)/usr/bin:$(TOOLS)/usr/sbin
+
+# $(call install,PACKAGES) installs those that are missing.
+define install
+missing=$$(for p in $(1); do \
+		dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends $$missing; fi
+endef
+# $(call unpack,COMMAND,PACKAGE) unpacks it where the command is missing.
+define unpack
+command -v $(1) >/dev/null || { \
+		mkdir -p $(TOOLS) && cd $(TOOLS) && apt-get update -qq && \
+		apt-get download -qq $(2) && dpkg-deb -x $(2)_*.deb . && rm $(2)_*.deb; }
+endef
 
 .DEFAULT_GOAL := build
 
@@ -43,14 +60,8 @@ race: ## all tests with the race detector, which needs cgo and a C compiler
 
 .PHONY: deps
 deps: ## install the Debian packages that generate, lint and test need, where missing
-	@missing=$$(for p in $(PACKAGES); do \
-		dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-		apt-get install -y -qq --no-install-recommends $$missing; fi
-	@command -v promtool >/dev/null || { \
-		mkdir -p $(TOOLS) && cd $(TOOLS) && apt-get update -qq && \
-		apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; }
+	@$(call install,$(PACKAGES))
+	@$(call unpack,promtool,prometheus)
 
 .PHONY: generate
 generate: deps ## make the generated Go files and objects in bpf/ and the picture in docs/ anew
@@ -73,8 +84,11 @@ lint: deps ## gofmt, go vet, golangci-lint, clang-format, both architectures
 	clang-format-19 --dry-run --Werror bpf/*.c bpf/*.h
 
 .PHONY: bench
-bench: ## benchmarks of the way from a record to a line of output
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+bench: build ## what it costs beside other tools, as root, in a quarter of an hour; ARGS='-only kernel'
+	@$(call install,$(BENCH_PACKAGES))
+	@$(call unpack,nginx,nginx)
+	@$(GO) build -trimpath -o bin/bench ./cmd/bench
+	@./bin/bench -json bin/bench.json $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME

@@ -195,7 +195,7 @@ func (t *Tracer) learnTimers() (timeWait, halfOpen error) {
 
 // skip reads all that there is, without waiting.
 func (t *Tracer) skip() error {
-	for t.rings.hurry(); ; {
+	for t.rings.idleWithin(0); ; {
 		if _, err := t.Read(); errors.Is(err, ErrIdle) {
 			return nil
 		} else if err != nil {

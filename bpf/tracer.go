@@ -6,6 +6,7 @@ import (
 	"math/bits"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -344,6 +345,11 @@ func fillFilters(m *tcptraceMaps, o *Options) error {
 func (t *Tracer) Read() ([]byte, error) {
 	return t.rings.read()
 }
+
+// IdleWithin has the next Read that finds nothing return [ErrIdle] after the time given,
+// once, instead of the usual: for who holds records back until others can no longer come
+// before them.
+func (t *Tracer) IdleWithin(d time.Duration) { t.rings.idleWithin(d) }
 
 // Stop detaches from the kernel and lets Read run to its end. It may be called
 // once only.

@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	},
 	"output/otlp/otlptest": {"go.opentelemetry.io/proto/...", "google.golang.org/protobuf/..."},
 	"output/outputtest":    {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output"},
+	"cmd/bench":            {"github.com/cilium/ebpf/...", "golang.org/x/sys/..."},
 	"cmd/tcptrace":         {"..."},
 }
 

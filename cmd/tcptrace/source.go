@@ -210,6 +210,9 @@ func (l *live) read() error {
 		}
 		l.idle = true
 		l.until = now - settle
+		if l.order.Waits(now) { // it would wait for as long again
+			l.tracer.IdleWithin(time.Duration(settle))
+		}
 		return l.look(now)
 	case errors.Is(err, io.EOF):
 		l.ended = true
