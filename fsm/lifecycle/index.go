@@ -46,7 +46,7 @@ func (x *index) find(s slab, id socketID) int {
 
 // put adds the place of a socket that is not there yet.
 func (x *index) put(s slab, place int32) {
-	if 4*(x.used+1) > 3*len(x.entries) {
+	if 8*(x.used+1) > 7*len(x.entries) {
 		old := x.entries
 		x.entries = make([]entry, 2*len(old))
 		for _, at := range old {

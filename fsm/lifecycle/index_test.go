@@ -35,7 +35,7 @@ func TestIndex(t *testing.T) {
 				want[id] = place
 			}
 		}
-		if x.used != len(want) || 4*x.used > 3*len(x.entries) {
+		if x.used != len(want) || 8*x.used > 7*len(x.entries) {
 			t.Errorf("seed %d: %d in use of %d, want %d", seed, x.used, len(x.entries), len(want))
 		}
 		for id, place := range want {
