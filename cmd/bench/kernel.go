@@ -68,7 +68,7 @@ func (b *bench) kernelTime(ctx context.Context) (err error) {
 		b.ours("tcptrace stat --in-kernel", "stat", "-o", "json", "--in-kernel"),
 		b.ours("tcptrace agent --in-kernel", "agent", "--in-kernel", "--listen", "127.0.0.1:0"),
 	}, b.others()...)
-	times := make(map[string][]float64)
+	times, net := make(map[string][]float64), make(map[string][]float64)
 	parts := make(map[string]string)
 	for range b.rounds {
 		for _, t := range tools {
@@ -77,6 +77,7 @@ func (b *bench) kernelTime(ctx context.Context) (err error) {
 				return err
 			}
 			times[t.name] = append(times[t.name], r.own)
+			net[t.name] = append(net[t.name], r.net)
 			times[""] = append(times[""], r.empty)
 			parts[t.name] = r.parts
 		}
@@ -86,6 +87,7 @@ func (b *bench) kernelTime(ctx context.Context) (err error) {
 	b.table.add(measure, "an empty program", unit, times[""]...).note("what the statistics themselves take, in each program")
 	for _, t := range tools {
 		b.table.add(measure, t.name, unit, times[t.name]...).note("%s", parts[t.name])
+		b.table.add(measure, "… without the statistics", unit, net[t.name]...)
 	}
 	for _, other := range []struct {
 		name  string
@@ -96,6 +98,7 @@ func (b *bench) kernelTime(ctx context.Context) (err error) {
 		}
 		for _, ours := range tools[:2] {
 			b.table.add(measure, ours.name+" to "+other.name, "", ratios(times[ours.name], times[other.name])...).atMost(other.limit)
+			b.table.add(measure, "… without the statistics", "", ratios(net[ours.name], net[other.name])...)
 		}
 	}
 	return nil
@@ -113,7 +116,8 @@ func ratios(of, to []float64) []float64 {
 // kernelCost is nanoseconds a transition.
 type kernelCost struct {
 	own, empty float64
-	parts      string // own, by program
+	net        float64 // own without what the statistics take, which is that of empty for each run
+	parts      string  // own, by program
 }
 
 // kernelRound measures a tool, and the empty program beside it.
@@ -157,6 +161,7 @@ func (b *bench) kernelRound(ctx context.Context, f *floor, t *tool) (c kernelCos
 	transitions := float64(floorAfter.RunCount - floorBefore.RunCount)
 	c.own = float64(after.time-before.time) / transitions
 	c.empty = float64(floorAfter.Runtime-floorBefore.Runtime) / transitions
+	c.net = c.own - c.empty*float64(after.count-before.count)/transitions
 	var parts []string
 	for i, program := range r.programs {
 		if time := each[i].time - eachBefore[i].time; time > 0 {
