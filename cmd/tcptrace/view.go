@@ -45,6 +45,8 @@ type viewFlags struct {
 	stuck     stuckFlags
 	stuckMode stuckMode
 
+	ladder ladderFlags
+
 	inKernel bool
 	counts   *kernelCounts // nil: each transition is sent
 }
@@ -281,6 +283,9 @@ func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (
 		}
 	}
 	options := filter.kernelOptions()
+	if f.ladder.on {
+		options = filter.eitherEnd().kernelOptions()
+	}
 	options.BufferSize = f.buffer
 	options.NoTimers = f.noTimeWait
 	options.ResetReasons = events.ResetNumbers()
