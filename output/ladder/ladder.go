@@ -177,7 +177,9 @@ func newEnd(c *lifecycle.Lifecycle) *End {
 			step.Estimated = c.Estimated && (s == fsm.TimeWait || s == fsm.FinWait2)
 		}
 		if i > 0 {
-			e.explain(i)
+			e.explain(e.Path[i-1], i)
+		} else if s == fsm.SynRcvd && c.Role == lifecycle.RolePassive && c.Start != 0 {
+			e.explain(fsm.Listen, i) // a handshake that came to nothing
 		}
 	}
 	e.date()
@@ -226,9 +228,9 @@ func (e *End) date() {
 // isInitial reports whether a connection is in the state before it begins.
 func isInitial(s fsm.State) bool { return s == fsm.Closed || s == fsm.Listen }
 
-// explain says how the end came to a step that is not its first.
-func (e *End) explain(i int) {
-	from, to, step := e.Path[i-1], e.Path[i], &e.Steps[i]
+// explain says how the end came from a state to a step.
+func (e *End) explain(from fsm.State, i int) {
+	to, step := e.Path[i], &e.Steps[i]
 	for _, v := range e.Violations {
 		if v.From == from && v.To == to {
 			step.Verdict = fsm.Illegal
@@ -422,6 +424,9 @@ func (l *Ladder) rows(sentRows bool) []row {
 			}
 		}
 		rows = append(rows, r)
+	}
+	if rows[0].steps == [2]int{NoStep, NoStep} {
+		rows = rows[1:]
 	}
 	l.attach(rows)
 	return rows

@@ -154,7 +154,9 @@ func (s *SVG) ladder(l *Ladder) {
 	s.y += 14
 	for side := range l.Ends {
 		s.text("faint", bars[side], s.y, "middle", strings.ToUpper(names[side]))
-		s.text("faint", edge(Side(side)), s.y, innerAnchor(Side(side)), "ms")
+		if l.Ends[side] != nil {
+			s.text("faint", edge(Side(side)), s.y, innerAnchor(Side(side)), "ms")
+		}
 	}
 	s.y += 22
 
@@ -278,8 +280,12 @@ func (s *SVG) calls(l *Ladder, rows []row, at func(int) int) {
 			case fsm.Gap:
 				class = "gap"
 			}
+			y := at(i) - 4
+			if e.Steps[step].received().flags != "" { // an arrow arrives there
+				y = at(i) + 14
+			}
 			if call := e.Steps[step].call(); call != "" {
-				s.text(class, bars[side]-outward[side]*arrowInset*2, at(i)-4, innerAnchor(Side(side)), call)
+				s.text(class, bars[side]-outward[side]*arrowInset*2, y, innerAnchor(Side(side)), call)
 			}
 		}
 	}
@@ -341,15 +347,21 @@ func (s *SVG) arrow(a *Arrow, sent, received int, at func(int) int) {
 		y1 = at(sent)
 		y2 = y1 + rowHeight/3
 	default:
-		y1, y2 = at(sent), at(received)
+		y2 = at(received)
+		y1 = min(at(sent), y2) // a change may be recorded a moment after its segment left
 	}
 	class := "segment"
 	if a.Inferred {
 		class += " inferred"
 	}
 	fmt.Fprintf(&s.body, "<g class=\"%s\"><path d=\"M%d %d L%d %d\" marker-end=\"url(#tcpladder-head)\"/>", class, from, y1, to, y2)
-	// Nearer to where it comes from, so that the labels of two that cross do not meet.
-	x, y := from+(to-from)*2/5, y1+(y2-y1)*2/5
+	// Nearer to where it comes from, so that the labels of two that cross do not meet;
+	// but of a short one beside what is called there.
+	part := 2
+	if received == NoStep {
+		part = 3
+	}
+	x, y := from+(to-from)*part/5, y1+(y2-y1)*part/5
 	fmt.Fprintf(&s.body, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text></g>\n", x, y-5, escape(a.Label))
 }
 

@@ -158,8 +158,10 @@ func (l *Ladder) text(o *Options) string {
 	for _, ln := range lines {
 		middle := ln.calls[Left]
 		switch {
-		case ln.arrows != nil:
+		case len(ln.arrows) > 0:
 			middle = l.arrow(ln.arrows, middleWidth, o)
+		case ln.calls[Left] == ln.calls[Right]: // of a socket that is connected to itself
+			middle = padLeft(middle, (middleWidth+len(middle))/2)
 		case ln.calls[Right] != "":
 			middle += padLeft(ln.calls[Right], max(middleWidth-len(middle), 1+len(ln.calls[Right])))
 		}
@@ -312,6 +314,9 @@ func (l *Ladder) lines(o *Options) []line {
 			ln.calls[side] = s.call()
 		}
 		lines = append(lines, ln)
+		if len(arrows) > 0 && l.wrong(&r) { // which the arrow does not show
+			lines = append(lines, line{lanes: [2]lane{{state: rails[Left]}, {state: rails[Right]}}, calls: ln.calls})
+		}
 		for _, more := range r.arrows[len(arrows):] {
 			lines = append(lines, line{lanes: [2]lane{{state: rails[Left]}, {state: rails[Right]}}, arrows: []int{more}})
 		}
@@ -326,6 +331,16 @@ func (l *Ladder) lines(o *Options) []line {
 		lines = append(lines, last)
 	}
 	return lines
+}
+
+// wrong reports whether something illegal or missing led to a step of the row.
+func (l *Ladder) wrong(r *row) bool {
+	for side, i := range r.steps {
+		if i != NoStep && l.Ends[side].Steps[i].Verdict != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // opposite reports whether two arrows cross and say the same.
@@ -404,7 +419,7 @@ func (s *Step) call() string {
 	case s.Verdict == fsm.Illegal:
 		return "ILLEGAL"
 	case s.Verdict == fsm.Gap:
-		return "records missing"
+		return "not seen"
 	case s.received().flags != "":
 		return ""
 	}
