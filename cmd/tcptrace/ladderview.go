@@ -96,7 +96,7 @@ type ladderView struct {
 func newLadderView(r *results, drawer ladder.Drawer, untilGone, open bool) *ladderView {
 	v := &ladderView{wanted: r.filter, drawer: drawer}
 	r.filter = &filter{}
-	v.pairs = ladder.NewPairs(0, v.draw)
+	v.pairs = ladder.NewPairs(0, v.wants, v.draw)
 	v.lifeView = lifeView{results: r, untilGone: untilGone, open: open, each: v.pairs.Ended}
 	return v
 }
@@ -145,15 +145,7 @@ func (v *ladderView) finish(end uint64, tracker *lifecycle.Tracker) error {
 	return nil
 }
 
-// draw draws a connection if one of its ends is wanted.
 func (v *ladderView) draw(l *ladder.Ladder) error {
-	wanted := false
-	for _, e := range l.Ends {
-		wanted = wanted || e != nil && v.wants(&e.Lifecycle)
-	}
-	if !wanted {
-		return nil
-	}
 	for side, e := range l.Ends {
 		if e != nil && (!l.Self || side == 0) {
 			v.countLife(&e.Lifecycle)
@@ -165,11 +157,17 @@ func (v *ladderView) draw(l *ladder.Ladder) error {
 	return v.shown()
 }
 
+// wants holds the filter against an end. Where only the name of its cgroup is missing
+// to decide, that is counted.
 func (v *ladderView) wants(c *lifecycle.Lifecycle) bool {
-	if v.wanted.wantsVerdict(c.Verdict) && v.wanted.wantsLifecycle(c) {
-		return true
+	if !v.wanted.wantsVerdict(c.Verdict) {
+		return false
 	}
-	if c.Place.Path == "" && (v.wanted.cgroup != "" || v.wanted.container != "") {
+	if c.Place.Path != "" || v.wanted.cgroup == "" && v.wanted.container == "" {
+		return v.wanted.wantsLifecycle(c)
+	}
+	anyPlace := filter{events: v.wanted.events}
+	if anyPlace.wantsLifecycle(c) {
 		v.unnamed += uint64(len(c.Path) - 1)
 	}
 	return false

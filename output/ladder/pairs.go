@@ -25,6 +25,7 @@ const DefaultMaxEnds = 1 << 15
 // It may be used from one goroutine at a time. After an error of draw it is of no use.
 type Pairs struct {
 	max     int
+	wants   func(*lifecycle.Lifecycle) bool
 	draw    func(*Ladder) error
 	ends    map[endID]*pairEnd
 	tuples  map[tuple][]*pairEnd
@@ -64,13 +65,17 @@ type pairEnd struct {
 }
 
 // NewPairs returns an empty Pairs that knows maxEnds at once, 0 meaning
-// DefaultMaxEnds, and calls draw with each connection. The ladder is the callee's.
-func NewPairs(maxEnds int, draw func(*Ladder) error) *Pairs {
+// DefaultMaxEnds, and calls draw with each connection of which wants chooses an end;
+// nil means all. The ladder is the callee's.
+func NewPairs(maxEnds int, wants func(*lifecycle.Lifecycle) bool, draw func(*Ladder) error) *Pairs {
 	if maxEnds <= 0 {
 		maxEnds = DefaultMaxEnds
 	}
+	if wants == nil {
+		wants = func(*lifecycle.Lifecycle) bool { return true }
+	}
 	return &Pairs{
-		max: maxEnds, draw: draw,
+		max: maxEnds, wants: wants, draw: draw,
 		ends: make(map[endID]*pairEnd), tuples: make(map[tuple][]*pairEnd),
 		order: list.New(), alone: list.New(),
 	}
@@ -115,6 +120,9 @@ func (p *Pairs) Ended(c *lifecycle.Lifecycle) error {
 	switch {
 	case c.Local == c.Remote && c.Local.Port() != 0:
 		p.forget(e)
+		if !p.wants(e.life) {
+			return nil
+		}
 		return p.draw(NewSelf(e.life))
 	case e.other != nil && e.other.life != nil:
 		return p.drawBoth(e)
@@ -270,11 +278,17 @@ func (p *Pairs) drawBoth(e *pairEnd) error {
 	o := e.other
 	p.forget(e)
 	p.forget(o)
+	if !p.wants(e.life) && !p.wants(o.life) {
+		return nil
+	}
 	return p.draw(New(e.life, o.life))
 }
 
 func (p *Pairs) drawAlone(e *pairEnd) error {
 	p.forget(e)
+	if !p.wants(e.life) {
+		return nil
+	}
 	l := New(e.life, nil)
 	if e.note == "" && p.evicted > 0 {
 		e.note = fmt.Sprintf("its other end may be on this host: more than %d ends were open at once, and %d were given up", p.max, p.evicted)

@@ -427,10 +427,12 @@ func (s *Step) call() string {
 }
 
 func (s *Step) dwell() string {
-	if !s.HasDwell {
-		if isInitial(s.State) {
-			return ""
-		}
+	switch {
+	case s.HasDwell && s.AtLeast && s.Dwell == 0: // it has only begun
+		return ""
+	case !s.HasDwell && isInitial(s.State):
+		return ""
+	case !s.HasDwell:
 		return "-"
 	}
 	mark := ""
