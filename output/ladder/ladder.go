@@ -244,7 +244,8 @@ func (e *End) explain(from fsm.State, i int) {
 		step.Event, step.Action = ofCause(e.Cause)
 		return
 	}
-	for _, edge := range fsm.Machine() { // the legal ones come first
+	for i := range machine { // the legal ones come first
+		edge := &machine[i]
 		if edge.From == from && edge.To == to && edge.Class != fsm.Abort {
 			step.Event, step.Action = edge.Event, edge.Action
 			return
@@ -254,6 +255,9 @@ func (e *End) explain(from fsm.State, i int) {
 		step.Verdict = fsm.Gap
 	}
 }
+
+// machine is what triggers are taken from. It is not changed.
+var machine = fsm.Machine()
 
 // ofCause says which of "RST, ABORT or timeout" an abort was.
 func ofCause(c fsm.Cause) (event, action string) {

@@ -15,7 +15,7 @@ import (
 )
 
 // laddersOf draws what happened, with room for so many ends; 0 is the default.
-func laddersOf(t *testing.T, list []events.Event, maxEnds int) (drawn []*ladder.Ladder, evicted uint64) {
+func laddersOf(t testing.TB, list []events.Event, maxEnds int) (drawn []*ladder.Ladder, evicted uint64) {
 	t.Helper()
 	pairs := ladder.NewPairs(maxEnds, nil, func(l *ladder.Ladder) error {
 		drawn = append(drawn, l)
@@ -55,7 +55,7 @@ func laddersOf(t *testing.T, list []events.Event, maxEnds int) (drawn []*ladder.
 	return drawn, pairs.Evicted()
 }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

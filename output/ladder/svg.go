@@ -4,6 +4,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 
 	"tcptrace/fsm"
@@ -357,12 +358,13 @@ func (s *SVG) arrow(a *Arrow, sent, received int, at func(int) int) {
 	fmt.Fprintf(&s.body, "<g class=\"%s\"><path d=\"M%d %d L%d %d\" marker-end=\"url(#tcpladder-head)\"/>", class, from, y1, to, y2)
 	// Nearer to where it comes from, so that the labels of two that cross do not meet;
 	// but of a short one beside what is called there.
-	part := 2
-	if received == NoStep {
-		part = 3
+	part := 0.4
+	if received == NoStep || !a.Inferred {
+		part = 0.5
 	}
-	x, y := from+(to-from)*part/5, y1+(y2-y1)*part/5
-	fmt.Fprintf(&s.body, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text></g>\n", x, y-5, escape(a.Label))
+	x, y := float64(from)+float64(to-from)*part, float64(y1)+float64(y2-y1)*part
+	angle := math.Atan(float64(y2-y1)/float64(to-from)) * 180 / math.Pi
+	fmt.Fprintf(&s.body, "<text transform=\"translate(%.1f %.1f) rotate(%.1f)\" y=\"-5\" text-anchor=\"middle\">%s</text></g>\n", x, y, angle, escape(a.Label))
 }
 
 func escape(text string) string {

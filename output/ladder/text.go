@@ -129,6 +129,10 @@ const (
 	arrowWidth = 18
 )
 
+// short is by what an arrow ends, or begins, before the other side, if it was not seen
+// there.
+const short = "    "
+
 // lane is the part of a line that belongs to one end.
 type lane struct{ time, state, dwell string }
 
@@ -150,7 +154,11 @@ func (l *Ladder) text(o *Options) string {
 		}
 	}
 	for i := range l.Arrows {
-		middleWidth = max(middleWidth, utf8.RuneCountInString(o.plain(l.Arrows[i].Label))+len("<-- "+" --"))
+		width := utf8.RuneCountInString(o.plain(l.Arrows[i].Label)) + len("<-- "+" --")
+		if l.Arrows[i].half() != "" {
+			width += len(short)
+		}
+		middleWidth = max(middleWidth, width)
 	}
 
 	var b strings.Builder
@@ -379,7 +387,7 @@ func (l *Ladder) arrow(arrows []int, width int, o *Options) string {
 	}
 	full := a.half() == "" || len(arrows) == 2
 	if !full {
-		width -= 4 // it ends, or begins, before the other side
+		width -= len(short)
 	}
 	heads := 1
 	if len(arrows) == 2 {
@@ -395,7 +403,7 @@ func (l *Ladder) arrow(arrows []int, width int, o *Options) string {
 		text += g.toRight
 	}
 	if !full && a.half() == "right" {
-		text = "    " + text
+		text = short + text
 	}
 	return text
 }
