@@ -211,7 +211,7 @@ func parsePID(text string) (uint32, error) {
 }
 
 func parseCookie(text string) (uint64, error) {
-	n, err := strconv.ParseUint(text, 16, 64)
+	n, err := strconv.ParseUint(strings.TrimPrefix(text, "0x"), 16, 64)
 	if err != nil || n == 0 {
 		return 0, fmt.Errorf("%q is no socket: want its number in hexadecimal digits, as in the column SOCKET of --wide", text)
 	}

@@ -329,6 +329,9 @@ func (l *Ladder) infer() []Arrow {
 					if !used[from][j] && e.Steps[i].answers(&other.Steps[j]) {
 						used[from][j] = true
 						a.SentBy, a.Sent = j, other.Steps[j].Entered
+						if sent := other.Steps[j].sent().flags; len(sent) > len(a.Label) { // SYN,ACK, of which the ACK led on
+							a.Label = sent
+						}
 						break
 					}
 				}
