@@ -167,6 +167,38 @@ type broken struct{}
 
 func (broken) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
+// Whatever a recording says happened, it can be drawn.
+func FuzzDraw(f *testing.F) {
+	for _, s := range eventstest.Scenarios() {
+		f.Add(eventstest.Records(s.Events))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var list []events.Event
+		for e := (events.Event{}); e.Decode(data) == nil; data = data[size(&e):] {
+			list = append(list, e)
+		}
+		if list == nil {
+			return
+		}
+		drawn, _ := laddersOf(t, list, 3)
+		draw(t, text(options()), drawn...)
+		for d := xml.NewDecoder(strings.NewReader(draw(t, svg(nil), drawn...))); ; {
+			if _, err := d.Token(); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func size(e *events.Event) int {
+	if e.Source == events.SourceSnapshot {
+		return events.SnapshotSize
+	}
+	return events.RecordSize
+}
+
 func BenchmarkDraw(b *testing.B) {
 	s := eventstest.New(eventstest.Start)
 	s.Churn(1)

@@ -139,7 +139,7 @@ var outerAnchor = [2]string{"end", "start"}
 
 func (s *SVG) ladder(l *Ladder) {
 	s.body.WriteString("<g class=\"ladder\">\n")
-	names, start := l.names(), l.start()
+	start := l.start()
 	s.y += 22
 	for i, line := range strings.Split(strings.TrimSuffix(l.title(&s.options), "\n"), "\n") {
 		if i == 0 {
@@ -154,7 +154,7 @@ func (s *SVG) ladder(l *Ladder) {
 	}
 	s.y += 14
 	for side := range l.Ends {
-		s.text("faint", bars[side], s.y, "middle", strings.ToUpper(names[side]))
+		s.text("faint", bars[side], s.y, "middle", l.heading(Side(side)))
 		if l.Ends[side] != nil {
 			s.text("faint", edge(Side(side)), s.y, innerAnchor(Side(side)), "ms")
 		}

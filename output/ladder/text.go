@@ -147,8 +147,10 @@ func (l *Ladder) text(o *Options) string {
 	g := o.glyphs()
 	lines := l.lines(o)
 	timeWidth, dwellWidth, middleWidth := len("MS"), len("FOR"), arrowWidth
+	stateWidths := [2]int{stateWidth, stateWidth}
 	for _, ln := range lines {
-		for _, c := range ln.lanes {
+		for side, c := range ln.lanes {
+			stateWidths[side] = max(stateWidths[side], utf8.RuneCountInString(c.state))
 			timeWidth = max(timeWidth, utf8.RuneCountInString(c.time))
 			dwellWidth = max(dwellWidth, utf8.RuneCountInString(c.dwell))
 		}
@@ -174,8 +176,8 @@ func (l *Ladder) text(o *Options) string {
 			middle += padLeft(ln.calls[Right], max(middleWidth-len(middle), 1+len(ln.calls[Right])))
 		}
 		left, right := ln.lanes[Left], ln.lanes[Right]
-		text := padLeft(left.time, timeWidth) + " " + pad(left.state, stateWidth) + " " + padLeft(left.dwell, dwellWidth) + " " +
-			pad(middle, middleWidth) + " " + pad(right.state, stateWidth) + " " + padLeft(right.dwell, dwellWidth) + " " + padLeft(right.time, timeWidth)
+		text := padLeft(left.time, timeWidth) + " " + pad(left.state, stateWidths[Left]) + " " + padLeft(left.dwell, dwellWidth) + " " +
+			pad(middle, middleWidth) + " " + pad(right.state, stateWidths[Right]) + " " + padLeft(right.dwell, dwellWidth) + " " + padLeft(right.time, timeWidth)
 		b.WriteString(strings.TrimRight(text, " "))
 		b.WriteByte('\n')
 	}
@@ -212,6 +214,18 @@ func (l *Ladder) title(o *Options) string {
 		fmt.Fprintf(&b, "%-6s  %s\n", name, o.plain(l.who(Side(side))))
 	}
 	return b.String()
+}
+
+// heading is that of a column.
+func (l *Ladder) heading(side Side) string {
+	name := strings.ToUpper(l.names()[side])
+	switch {
+	case l.Ends[side] != nil:
+		return name
+	case l.elsewhere(side) == elsewhere:
+		return name + " (elsewhere)"
+	}
+	return name + " (not seen)"
 }
 
 // names are those of the ends.
@@ -256,8 +270,10 @@ func (l *Ladder) elsewhere(side Side) string {
 	if e.Remote.Addr().IsLoopback() || e.Remote.Addr() == e.Local.Addr() {
 		return "no socket of it was seen"
 	}
-	return "elsewhere"
+	return elsewhere
 }
+
+const elsewhere = "elsewhere"
 
 // who tells whose an end is, with names escaped.
 func (l *Ladder) who(side Side) string {
@@ -297,7 +313,7 @@ func (l *Ladder) lines(o *Options) []line {
 	for side, name := range names {
 		heading.lanes[side] = lane{"MS", strings.ToUpper(name), "FOR"}
 		if l.Ends[side] == nil {
-			heading.lanes[side] = lane{state: strings.ToUpper(name)}
+			heading.lanes[side] = lane{state: l.heading(Side(side))}
 		}
 	}
 	lines := []line{heading}
