@@ -171,7 +171,7 @@ func newEnd(c *lifecycle.Lifecycle) *End {
 		step := &e.Steps[i]
 		step.State = s
 		last := i == len(e.Path)-1
-		if d, known := c.Dwell(s); known && !e.repeated(s) && !(last && !c.Open) {
+		if d, known := c.Dwell(s); known && !e.repeated(s) && (c.Open || !last) {
 			step.Dwell, step.HasDwell = d, true
 			step.AtLeast = c.AtLeast && i == 0 || c.Open && last
 			step.Estimated = c.Estimated && (s == fsm.TimeWait || s == fsm.FinWait2)
@@ -197,7 +197,7 @@ func (e *End) repeated(s fsm.State) bool {
 // start on, as far as the time in each state between is known.
 func (e *End) date() {
 	steps := e.Steps
-	at := e.Lifecycle.End
+	at := e.End
 	for i := len(steps) - 1; i >= 0; i-- {
 		s := &steps[i]
 		if i < len(steps)-1 || e.Open {

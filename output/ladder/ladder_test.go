@@ -3,6 +3,7 @@ package ladder_test
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -239,7 +240,7 @@ func ends(drawn []*ladder.Ladder) []string {
 			if e == nil {
 				text += "-"
 			} else {
-				text += fmt.Sprint(e.Cookie)
+				text += strconv.FormatUint(e.Cookie, 10)
 			}
 		}
 		list = append(list, text)

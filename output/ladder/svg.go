@@ -337,7 +337,7 @@ func (s *SVG) arrow(a *Arrow, sent, received int, at func(int) int) {
 	from := bars[a.From] - outward[a.From]*arrowInset
 	to := bars[a.From.Other()] - outward[a.From.Other()]*arrowInset
 	short := (to - from) / 3
-	y1, y2 := 0, 0
+	var y1, y2 int
 	switch {
 	case sent == NoStep:
 		from = to - short*2
