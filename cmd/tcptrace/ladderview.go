@@ -49,9 +49,6 @@ func (l *ladderFlags) misused(f *viewFlags) error {
 
 // drawLadders draws connections.
 func (f *viewFlags) drawLadders(cmd *cobra.Command, doing string, untilGone, open bool) error {
-	if err := f.ladder.misused(f); err != nil {
-		return err
-	}
 	return f.trace(cmd, doing, func(p *pipeline) view {
 		drawer := f.drawer(cmd, p.source.Clock())
 		p.sink = output.Multi{drawer, output.NewMessages(cmd.ErrOrStderr())}

@@ -48,7 +48,10 @@ func newLife() *cobra.Command {
 			if until != untilClosed && until != untilGone {
 				return usagef("--until %s: want closed or gone", until)
 			}
-			if f.ladder.on || f.ladder.misused(f) != nil {
+			if err := f.ladder.misused(f); err != nil {
+				return err
+			}
+			if f.ladder.on {
 				return f.drawLadders(cmd, "waiting for connections to end", until == untilGone, open)
 			}
 			return f.run(cmd, "waiting for connections to end", &output.TextOptions{Table: output.TableLifecycles}, func(r *results) view {

@@ -69,7 +69,7 @@ func (f *viewFlags) register(cmd *cobra.Command) {
 	flags.BoolVar(&f.wide, "wide", false, "text: more columns, whole names")
 	flags.BoolVar(&f.noColor, "no-color", false, "text: no colours (also NO_COLOR)")
 	flags.StringVarP(&f.read, "read", "r", "", "read the recording `FILE` (- for standard input) instead of the kernel")
-	flags.StringVarP(&f.write, "write", "w", "", "also record to the new `FILE`, what -p, --comm, -s, --verdict, addresses and names of cgroups leave out included")
+	flags.StringVarP(&f.write, "write", "w", "", "also record to the new `FILE`, what -p, --comm, -s, --verdict, --socket, addresses and names of cgroups leave out included")
 	flags.Uint64VarP(&f.count, "count", "c", 0, "stop after `N` rows")
 	flags.DurationVar(&f.duration, "duration", 0, "stop after `D`, such as 30s or 5m")
 	flags.StringSliceVar(&f.failOn, "fail-on", nil, "end with status 4 if there was `WHAT`: illegal, stuck, lost")

@@ -198,10 +198,13 @@ func (e *End) repeated(s fsm.State) bool {
 func (e *End) date() {
 	steps := e.Steps
 	at := e.End
+	if !e.Open && len(steps) > 0 && steps[len(steps)-1].State != fsm.Closed {
+		at = 0 // the path had no room for its end
+	}
 	for i := len(steps) - 1; i >= 0; i-- {
 		s := &steps[i]
 		if i < len(steps)-1 || e.Open {
-			if !s.HasDwell || s.AtLeast && (i == 0 && e.AtLeast) || uint64(s.Dwell) > at {
+			if !s.HasDwell || i == 0 && e.AtLeast || uint64(s.Dwell) > at {
 				break
 			}
 			at -= uint64(s.Dwell)

@@ -2,6 +2,7 @@ package ladder_test
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -314,6 +315,37 @@ func TestTupleUsedAgainByALocal(t *testing.T) {
 		s1.End(fsm.EndReused, 10*time.Microsecond)
 		c2.To(fsm.Closed, time.Second, eventstest.Errno(104))
 	}), "- 2", "3 -")
+}
+
+// Nothing is known of when the one that is there began, and it is none of the next.
+func TestTupleOfOneFromBefore(t *testing.T) {
+	there := func(s *eventstest.Script, cookie uint64, local, remote string, state fsm.State) events.Event {
+		list := s.Events()
+		at := list[len(list)-1].Time
+		return events.Event{
+			Time: at, Entered: at, Cookie: cookie, From: state, To: state, Source: events.SourceSnapshot, Flags: events.FlagAtLeast,
+			Local: netip.MustParseAddrPort(local), Remote: netip.MustParseAddrPort(remote), Family: 2, NetNS: eventstest.NetNS,
+		}
+	}
+	connected := func(first bool, state fsm.State) []events.Event {
+		s := eventstest.New(eventstest.Start)
+		l := s.Socket("10.0.0.2:80", "").To(fsm.Listen, 0)
+		var before events.Event
+		if first { // a server
+			before = there(s, 99, "10.0.0.2:80", "10.0.0.1:40000", state)
+			c := s.Socket("10.0.0.1:40000", "10.0.0.2:80")
+			c.To(fsm.SynSent, time.Second).To(fsm.Established, time.Millisecond).To(fsm.Closed, time.Second, eventstest.Errno(104))
+		} else { // a client
+			before = there(s, 99, "10.0.0.1:40000", "10.0.0.2:80", state)
+			child := l.Accept("10.0.0.2:80", "10.0.0.1:40000")
+			child.To(fsm.SynRcvd, time.Second).To(fsm.Established, time.Microsecond, eventstest.Since(time.Millisecond)).
+				To(fsm.Closed, time.Second, eventstest.Errno(104))
+		}
+		return append([]events.Event{before}, s.Events()...)
+	}
+	wantEnds(t, connected(true, fsm.TimeWait), "2 -")
+	wantEnds(t, connected(false, fsm.Established), "- 2")
+	wantEnds(t, connected(false, fsm.SynSent), "99 2")
 }
 
 // The ends are in two network namespaces; the same addresses on loopback in two are

@@ -1,6 +1,7 @@
 package ladder
 
 import (
+	"cmp"
 	"container/list"
 	"fmt"
 	"net/netip"
@@ -55,6 +56,7 @@ type pairEnd struct {
 	role    lifecycle.Role
 	born    uint64 // when it began, or was known to live
 	begun   bool   // when it began
+	synced  bool   // it was connected when it was met
 	both    bool   // it may have opened the connection though its peer did, too
 	other   *pairEnd
 	life    *lifecycle.Lifecycle // of one that is over
@@ -183,7 +185,10 @@ func (p *Pairs) meet(c *lifecycle.Lifecycle) (*pairEnd, error) {
 		both: c.Role == lifecycle.RoleActive && slices.Contains(c.Path, fsm.SynRcvd),
 	}
 	if !e.begun {
-		e.born = c.Since
+		e.born = cmp.Or(c.Since, c.End)
+	}
+	if n := len(c.Path); n > 0 {
+		e.synced = c.Path[n-1].Synchronized()
 	}
 	e.inOrder = p.order.PushBack(e)
 	if c.Cookie != 0 {
@@ -242,9 +247,9 @@ func fit(a, b *pairEnd) bool {
 		return a.both || b.both // they opened it both at once
 	case a.role != lifecycle.RoleActive && b.role != lifecycle.RolePassive:
 		return true // which is which is not known, or it is the other way round
-	case a.begun && b.born != 0 && b.born+slack < a.born:
+	case a.begun && b.born+slack < a.born:
 		return false // there was a server before the SYN
-	case !a.begun && b.begun && a.born != 0 && a.role == lifecycle.RoleUnknown && a.born+slack < b.born:
+	case !a.begun && a.synced && b.begun && a.born+slack < b.born:
 		return false // it was connected before the server's SYN came
 	}
 	return true
