@@ -128,6 +128,19 @@ func (t *Text) appendPath(b []byte, c *lifecycle.Lifecycle) []byte {
 
 // appendStory appends how it ended, and what was wrong.
 func (t *Text) appendStory(b []byte, c *lifecycle.Lifecycle) []byte {
+	b = AppendStory(b, c)
+	if c.Verdict == fsm.Gap {
+		b = t.appendColored(append(b, "  "...), fsm.Gap, "gap", "records are missing")
+	}
+	for i := range c.Violations {
+		b = t.appendColored(append(b, "  "...), fsm.Illegal, "ILLEGAL", c.Violations[i].Reason)
+	}
+	return b
+}
+
+// AppendStory appends why a connection ended, who closed first, and what ended
+// TIME_WAIT, in words.
+func AppendStory(b []byte, c *lifecycle.Lifecycle) []byte {
 	switch {
 	case c.Cause != fsm.CauseNone:
 		b = append(b, strings.ReplaceAll(c.Cause.String(), "_", " ")...)
@@ -151,12 +164,6 @@ func (t *Text) appendStory(b []byte, c *lifecycle.Lifecycle) []byte {
 			b = append(b, '~')
 		}
 		b = AppendDuration(b, c.TimeWait)
-	}
-	if c.Verdict == fsm.Gap {
-		b = t.appendColored(append(b, "  "...), fsm.Gap, "gap", "records are missing")
-	}
-	for i := range c.Violations {
-		b = t.appendColored(append(b, "  "...), fsm.Illegal, "ILLEGAL", c.Violations[i].Reason)
 	}
 	return b
 }

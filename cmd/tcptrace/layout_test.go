@@ -20,6 +20,7 @@ var mayImport = map[string][]string{
 	"events/capture":    {"tcptrace/events", "github.com/klauspost/compress/zstd"},
 	"events/eventstest": {"tcptrace/fsm", "tcptrace/events", "tcptrace/events/capture"},
 	"output":            {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle"},
+	"output/ladder":     {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output"},
 	"output/stat":       {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output", "github.com/DataDog/sketches-go/..."},
 	"output/prom": {
 		"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output",
