@@ -118,6 +118,7 @@ const traceHelp = `  sudo tcptrace                                  every transi
   sudo tcptrace life                             one line per connection: path, times, why it ended
   sudo tcptrace stat --duration 10s              how often, how long, how it ended: in sum
   sudo tcptrace stuck                            who keeps what open too long, now
+  sudo tcptrace top                              the machine and its sockets, on the terminal
   sudo tcptrace agent                            metrics for Prometheus, until it is stopped
   sudo tcptrace check                            what this kernel and these privileges allow
 
@@ -138,7 +139,7 @@ func newRoot() *cobra.Command {
 	trace.Use = "trace"
 	trace.Short = "Show every transition as it happens (the default)"
 	trace.Long = traceHelp
-	root.AddCommand(trace, newLife(), newStat(), newStuck(), newAgent(), newMachine(), newCheck(), newVersion())
+	root.AddCommand(trace, newLife(), newStat(), newStuck(), newTop(), newAgent(), newMachine(), newCheck(), newVersion())
 	return root
 }
 

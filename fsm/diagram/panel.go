@@ -36,10 +36,10 @@ const panelSlots = `
          eeeee  22222                    nnnnn   55555              88888
 ↓fffff                                           ooooo        qqqqq      rrrrr
 ↑ggggg   jjjjj     hhhhh
-                                 44444                     ppppp
-                                                 66666              99999 uuuuu
+                                  44444                    ppppp
+                                                 66666              99999↑uuuuu
         iiiii             lllll          ttttt              sssss
-11111    kkkkk  33333                    mmmmm   77777              00000 vvvvv
+11111    kkkkk  33333                    mmmmm   77777              00000↑vvvvv
 `
 
 var panelEdges = map[byte]ends{

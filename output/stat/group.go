@@ -102,8 +102,8 @@ func KeyOf(by By, t *lifecycle.Transition) (k Key) {
 
 func (k Key) known() bool { return k != Key{} }
 
-// compare orders keys.
-func (k Key) compare(o Key) int {
+// Compare orders keys.
+func (k Key) Compare(o Key) int {
 	return cmp.Or(
 		cmp.Compare(k.number, o.number), k.addr.Compare(o.addr),
 		bytes.Compare(k.comm[:], o.comm[:]), cmp.Compare(k.text, o.text),
@@ -196,7 +196,7 @@ func (g *groups) sorted() []*Group {
 		list = append(list, group)
 	}
 	slices.SortFunc(list, func(a, b *Group) int {
-		return cmp.Or(cmp.Compare(b.Transitions, a.Transitions), a.Key.compare(b.Key))
+		return cmp.Or(cmp.Compare(b.Transitions, a.Transitions), a.Key.Compare(b.Key))
 	})
 	return list
 }

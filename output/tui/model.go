@@ -162,6 +162,9 @@ func (m *Model) take(p *Picture) tea.Cmd {
 		return m.fetch()
 	}
 	selected := m.selected()
+	if m.picture == nil { // what went on long ago has no rate that matters
+		m.totals = p.Recording != ""
+	}
 	m.picture = p
 	m.request.Filter = p.Filter
 	if p.FilterError != "" {

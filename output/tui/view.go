@@ -140,12 +140,17 @@ func (m *Model) footer() string {
 // helpPage has all keys, and what the screen shows.
 func (m *Model) helpPage() []string {
 	lines := strings.Split(m.help.FullHelpView(m.keys.full()), "\n")
-	return append(lines, "",
-		"Below each state: its sockets now. At the arrows: transitions per second, of late, or",
-		"how many (t). "+m.look.bad.Render("!")+": some were illegal. Below the diagram: what has no arrow in it.",
-		"SOCKS E CW TW: sockets now: all, ESTABLISHED, CLOSE_WAIT, TIME_WAIT. TRANS CLOSED",
-		"ABORT ILL: transitions, ends of connections, aborts, illegal, since the start, or since",
-		"the grouping or the filter was changed. STUCK: now, by --limit. ≥: at least.")
+	return append(append(lines, ""), m.wrapped(
+		"Below each state: its sockets now. At the arrows: transitions per second, of late, or how many (t); "+
+			"!: some were illegal. Below the diagram: what has no arrow in it. "+
+			"SOCKS E CW TW: sockets now, all and in ESTABLISHED, CLOSE_WAIT, TIME_WAIT. "+
+			"TRANS CLOSED ABORT ILL: transitions, ended connections, aborts, illegal, "+
+			"since the start, or since grouping or filter were changed. STUCK: now, by --limit. ≥: at least. -: not known.")...)
+}
+
+// wrapped breaks a text into lines.
+func (m *Model) wrapped(text string) []string {
+	return strings.Split(ansi.Wrap(text, m.width, ""), "\n")
 }
 
 // tableHeight is how many rows of the table fit.
@@ -215,12 +220,16 @@ func (m *Model) diagram() []string {
 			text, style = text+"!", &look.bad
 		}
 		slot := at.Slot
-		if at.Arrow != "" {
-			slot.X--
-			put(slot, at.Arrow, style)
-			slot.X++
+		for x := slot.X; x < slot.X+slot.Width; x++ { // the line goes on to both sides, not across
+			if c := &grid[slot.Y][x]; c.char == '│' {
+				c.char = ' '
+			}
 		}
-		slot.X += (slot.Width - len(text)) / 2
+		if at.Arrow != "" {
+			put(diagram.Slot{X: slot.X - 1, Y: slot.Y, Width: 1}, at.Arrow, style)
+		} else {
+			slot.X += (slot.Width - len(text)) / 2
+		}
 		put(slot, text, style)
 	}
 	lines := make([]string, len(grid))
@@ -566,11 +575,11 @@ func (m *Model) socketPage() []string {
 	if c.Verdict == fsm.Illegal {
 		verdict = m.look.bad
 	}
-	lines = append(lines, output.Story(c)+"; worst verdict: "+verdict.Render(c.Verdict.String()))
+	lines = append(lines, m.wrapped(output.Story(c)+"; worst verdict: "+verdict.Render(c.Verdict.String()))...)
 	if s := d.Stuck; s != nil {
 		b := output.AppendAge(fmt.Appendf(nil, "in %v for ", s.State), s.Age, s.AgeExact)
 		b = fmt.Appendf(b, " (limit %s): ", lifecycle.FormatDuration(s.Limit))
-		lines = append(lines, m.look.stuck.Render("STUCK ")+string(s.AppendHint(b)))
+		lines = append(lines, m.wrapped(m.look.stuck.Render("STUCK ")+string(s.AppendHint(b)))...)
 	}
 	return lines
 }
@@ -594,18 +603,19 @@ func (m *Model) findingsPage(height int) []string {
 	lines := []string{m.look.strong.Render(fmt.Sprintf("stuck now: %d", p.StuckCount))}
 	for i := range p.Stuck {
 		s := &p.Stuck[i]
-		lines = append(lines, m.stuckWords(s), "    the oldest: "+s.Oldest.Hint())
+		lines = append(append(lines, m.stuckWords(s)), m.wrapped("    the oldest: "+s.Oldest.Hint())...)
 	}
 	lines = lines[:min(len(lines), max(height/2, 1))]
 	lines = append(lines, m.look.strong.Render(fmt.Sprintf("illegal: %d", p.Illegal)))
 	for i := range p.Findings {
-		lines = append(lines, m.look.bad.Render(findingWords(&p.Findings[i])))
+		lines = append(lines, m.wrapped(m.look.bad.Render(findingWords(&p.Findings[i])))...)
 	}
-	lines = lines[:min(len(lines), max(height-1-len(p.Notices), 1))]
+	var notices []string
 	for i := range p.Notices {
-		lines = append(lines, escaped(p.Notices[i].Words()))
+		notices = append(notices, m.wrapped(escaped(p.Notices[i].Words()))...)
 	}
-	return lines
+	lines = lines[:min(len(lines), max(height-len(notices), 1))]
+	return append(lines, notices...)
 }
 
 // short writes a number in five characters: 99999, 100k, 12.3M.
