@@ -121,7 +121,7 @@ func (f *viewFlags) runTop(cmd *cobra.Command, by stat.By) error {
 func (f *viewFlags) showTop(ctx context.Context, cmd *cobra.Command, first *tui.Request, open func(*topView) screen) error {
 	return f.trace(cmd, "", func(p *pipeline) view {
 		v := newTopView(ctx, p, first, f.maxConnections, f.read)
-		v.stderr = cmd.ErrOrStderr()
+		v.stderr, v.noTimeWait = cmd.ErrOrStderr(), f.noTimeWait
 		v.show(open(v))
 		return v
 	})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -18,6 +19,7 @@ type survey struct {
 	r *tui.Request
 	p *tui.Picture
 
+	all    bool // the filter wants all
 	groups map[stat.Key]*tui.Group
 	stuck  map[stuckID]*tui.Stuck
 	rows   []tui.Socket // the first of those so far, and some more
@@ -38,7 +40,7 @@ type stuckID struct {
 const maxStuckGroups = 100
 
 func (s *survey) begin(v *topView, r *tui.Request, p *tui.Picture) {
-	*s = survey{v: v, r: r, p: p, groups: make(map[stat.Key]*tui.Group), stuck: make(map[stuckID]*tui.Stuck)}
+	*s = survey{v: v, r: r, p: p, all: reflect.DeepEqual(v.filter, &filter{}), groups: make(map[stat.Key]*tui.Group), stuck: make(map[stuckID]*tui.Stuck)}
 }
 
 // walk looks at each.
@@ -73,7 +75,7 @@ func (s *survey) read(l *lifecycle.Life) bool {
 	v, c := s.v, &s.life
 	l.Lifecycle(v.now, c)
 	c.Place = v.names.place(c.Cgroup)
-	return v.filter.wantsVerdict(c.Verdict) && v.filter.wantsLifecycle(c)
+	return s.all || v.filter.wantsVerdict(c.Verdict) && v.filter.wantsLifecycle(c)
 }
 
 // look counts a socket.

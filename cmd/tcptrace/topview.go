@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"time"
@@ -35,6 +36,7 @@ type topView struct {
 	stderr         io.Writer
 	maxConnections int
 	file           string  // the recording
+	noTimeWait     bool    // TIME_WAIT is not measured, or was not once
 	replay         *replay // nil: live
 	screen         screen
 
@@ -171,6 +173,7 @@ func (v *topView) reply(q question) error {
 		mistake = err.Error()
 	}
 	if v.again { // nothing is counted yet
+		v.ended = false
 		v.p.tracker = lifecycle.NewTracker(v.maxConnections)
 		v.restart(v.p.source.Start())
 	}
@@ -277,6 +280,7 @@ func (v *topView) finish(end uint64, tracker *lifecycle.Tracker) error {
 	}
 	close(v.over)
 	err := v.screen.Close()
+	v.stuck().grow(end, tracker) // as it was on the screen
 	return errors.Join(err, v.traceView.finish(end, tracker))
 }
 
@@ -315,6 +319,9 @@ func (s topSink) Transition(t *lifecycle.Transition) error {
 			Time: v.clock.Time(t.Time).In(time.Local), From: t.From, To: t.To, Owner: t.Owner,
 			Local: t.Local, Remote: t.Remote, Reason: t.Reason, ID: tui.SocketID{Cookie: t.Cookie, Generation: t.Generation},
 		})
+	}
+	if t.Verdict == fsm.Linux && t.To == fsm.Closed && (t.From == fsm.FinWait2 || t.From == fsm.Closing) {
+		v.noTimeWait = true // what took over was not seen
 	}
 	return v.stat.Transition(t)
 }
@@ -439,17 +446,25 @@ func (v *topView) perSecond(now, then uint64, base *sample) (rate float64, known
 	return float64(now-then) / time.Duration(v.now-base.at).Seconds(), true
 }
 
+// name of the recording, as there is no room for a path.
+func (v *topView) name() string {
+	if v.file == "" {
+		return ""
+	}
+	return filepath.Base(v.file)
+}
+
 // picture shows what there is now.
 func (v *topView) picture(r *tui.Request) *tui.Picture {
 	begun := time.Now()
 	w := v.stat.Now(v.now)
 	p := &tui.Picture{
-		Request: r, Filter: v.filterLine, Recording: v.file, Ended: v.ended, Err: v.err,
+		Request: r, Filter: v.filterLine, Recording: v.name(), Ended: v.ended, Err: v.err,
 		Time: v.clock.Time(v.now).In(time.Local), Span: w.Duration(), Walked: v.walked,
 		Transitions: w.Transitions, Closed: w.Ended(),
 		Illegal: w.Verdicts[fsm.Illegal], Gaps: w.Verdicts[fsm.Gap], Lost: v.summary.Lost, Evicted: v.p.tracker.Evicted(),
 		Notices:  slices.Clone(v.board.notices),
-		Findings: slices.Clone(v.findings),
+		Findings: slices.Clone(v.findings), TimeWaitUnseen: v.noTimeWait,
 	}
 	slices.Reverse(p.Findings)
 	base := v.base()

@@ -118,13 +118,13 @@ func (g group) MarshalJSON() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := g.key.appendJSON([]byte{'{'}, g.by)
+	b := g.key.AppendJSON([]byte{'{'}, g.by)
 	return append(b, rest[1:]...), nil
 }
 
-// appendJSON appends the key as fields, each with a comma behind it; nothing, if it
+// AppendJSON appends the key as fields, each with a comma behind it; nothing, if it
 // is not known.
-func (k Key) appendJSON(b []byte, by By) []byte {
+func (k Key) AppendJSON(b []byte, by By) []byte {
 	if !k.known() {
 		return b
 	}

@@ -91,7 +91,7 @@ func NewModel(first *Request, ask func(*Request) *Picture) *Model {
 	}
 	m.request.Rows = firstRows
 	m.input.Prompt = "filter: "
-	m.input.SetVirtualCursor(true)
+	m.input.SetVirtualCursor(false)        // the terminal's own, which need not be drawn again to blink
 	m.input.KeyMap.Paste.SetEnabled(false) // it executes programs; the terminal can paste
 	plain := textinput.StyleState{Prompt: m.look.strong, Text: m.look.plain, Placeholder: m.look.faint}
 	m.input.SetStyles(textinput.Styles{Focused: plain, Blurred: plain})

@@ -70,7 +70,9 @@ type Picture struct {
 
 	// Sockets are the numbers of those that are in each state now, by fsm.State.
 	Sockets [fsm.Closing + 1]int
-	Edges   []Edge
+	// TimeWaitUnseen: of TIME_WAIT not all are known.
+	TimeWaitUnseen bool
+	Edges          []Edge
 
 	Groups []Group
 	Rows   []Socket

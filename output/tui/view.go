@@ -3,6 +3,7 @@ package tui
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +27,11 @@ const leastHeight = 20
 func (m *Model) View() tea.View {
 	v := tea.NewView(m.content())
 	v.AltScreen = true
+	if m.typing {
+		if v.Cursor = m.input.Cursor(); v.Cursor != nil {
+			v.Cursor.Y = m.height - 1
+		}
+	}
 	return v
 }
 
@@ -78,7 +84,7 @@ func (m *Model) heading() string {
 	right = append(right, fmt.Sprintf("%d trans%s", p.Transitions, rate))
 	add(p.Illegal, "illegal", m.look.bad)
 	add(uint64(p.StuckCount), "stuck", m.look.stuck)
-	add(p.Gaps, "gaps", m.look.bad)
+	add(p.Gaps, plural(p.Gaps, "gap"), m.look.bad)
 	add(p.Lost, "lost", m.look.bad)
 	if p.Evicted > 0 {
 		add(p.Evicted, "forgotten", m.look.bad)
@@ -207,7 +213,11 @@ func (m *Model) diagram() []string {
 		if p.Sockets[s] == 0 {
 			style = &look.faint
 		}
-		put(slot, short(uint64(p.Sockets[s])), style)
+		text := short(uint64(p.Sockets[s]))
+		if s == fsm.TimeWait && p.TimeWaitUnseen {
+			text = "≥" + narrow(uint64(p.Sockets[s]))
+		}
+		put(slot, text, style)
 	}
 	for _, at := range m.panel.Edges {
 		i := slices.IndexFunc(p.Edges, func(e Edge) bool { return e.From == at.From && e.To == at.To })
@@ -218,6 +228,9 @@ func (m *Model) diagram() []string {
 		text, style := m.number(e), &look.plain
 		if e.Illegal > 0 {
 			text, style = text+"!", &look.bad
+		}
+		if len(text) > at.Slot.Width {
+			text = narrow(e.All) + "!"
 		}
 		slot := at.Slot
 		for x := slot.X; x < slot.X+slot.Width; x++ { // the line goes on to both sides, not across
@@ -250,7 +263,7 @@ func (m *Model) diagram() []string {
 	return lines
 }
 
-// number is what stands at an edge, in four characters.
+// number is what stands at an edge, in five characters.
 func (m *Model) number(e *Edge) string {
 	if m.totals || !e.HasRate {
 		return short(e.All)
@@ -426,11 +439,11 @@ func (m *Model) styleOf(illegal, stuck bool) lipgloss.Style {
 func (m *Model) title(r *Request) string {
 	p := m.picture
 	var b strings.Builder
-	noun := "sockets"
+	noun := "socket"
 	switch {
 	case r.Table == TableGroups:
 		fmt.Fprintf(&b, "by %s", r.By)
-		noun = "groups"
+		noun = "group"
 	case r.Group != nil:
 		fmt.Fprintf(&b, "sockets of %s %s", r.By, m.group)
 	case r.State == fsm.Closed:
@@ -441,8 +454,8 @@ func (m *Model) title(r *Request) string {
 		b.WriteString("all sockets")
 	}
 	left := m.look.strong.Render(b.String())
-	if r.Filter != "" {
-		left += "  filter " + escaped(r.Filter)
+	if p.Filter != "" {
+		left += "  filter " + escaped(p.Filter)
 	}
 	columns := groupColumns
 	if r.Table == TableSockets {
@@ -456,7 +469,7 @@ func (m *Model) title(r *Request) string {
 	if r.Reverse {
 		order += ", reversed"
 	}
-	right := fmt.Sprintf("%d %s, by %s", p.All, noun, order)
+	right := fmt.Sprintf("%d %s, by %s", p.All, plural(uint64(p.All), noun), order)
 	if n := m.rows(); n < p.All {
 		right = fmt.Sprintf("first %d of %s", n, right)
 	}
@@ -618,24 +631,33 @@ func (m *Model) findingsPage(height int) []string {
 	return append(lines, notices...)
 }
 
+func plural(n uint64, noun string) string {
+	if n == 1 {
+		return noun
+	}
+	return noun + "s"
+}
+
 // short writes a number in five characters: 99999, 100k, 12.3M.
-func short(n uint64) string {
-	if n < 1e5 {
-		return strconv.FormatUint(n, 10)
+func short(n uint64) string { return abbreviated(n, 5) }
+
+// narrow writes a number in four characters: 9999, 12k, 1.2M.
+func narrow(n uint64) string { return abbreviated(n, 4) }
+
+// abbreviated writes a number in so many characters at most, rounded down.
+func abbreviated(n uint64, width int) string {
+	whole := strconv.FormatUint(n, 10)
+	if len(whole) <= width {
+		return whole
 	}
-	value := float64(n)
-	for _, unit := range []string{"k", "M", "G", "T", "P"} {
-		value /= 1000
-		switch {
-		case value < 9.995:
-			return strconv.FormatFloat(value, 'f', 2, 64) + unit
-		case value < 99.95:
-			return strconv.FormatFloat(value, 'f', 1, 64) + unit
-		case value < 999.5:
-			return strconv.FormatFloat(value, 'f', 0, 64) + unit
-		}
+	const units = "kMGTPE"
+	unit := (len(whole) - 1) / 3 // a number of more than 4 digits has one
+	digits := len(whole) - 3*unit
+	text := whole[:digits]
+	if decimals := width - digits - 2; decimals > 0 { // beside point and unit
+		text += "." + whole[digits:digits+decimals]
 	}
-	return ">999P"
+	return text + units[unit-1:unit]
 }
 
 // perSecond writes a rate in four characters, never one that is not 0 as 0.
@@ -647,12 +669,8 @@ func perSecond(rate float64) string {
 		return "<0.1"
 	case rate < 9.95:
 		return strconv.FormatFloat(rate, 'f', 1, 64)
-	case rate < 9999.5:
-		return strconv.FormatFloat(rate, 'f', 0, 64)
-	case rate < 99950:
-		return strconv.FormatFloat(rate/1000, 'f', 0, 64) + "k"
 	}
-	return short(uint64(rate))
+	return narrow(uint64(math.Round(rate)))
 }
 
 // escaped is for names that a process, or whoever calls the program, has chosen.
