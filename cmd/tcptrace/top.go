@@ -153,8 +153,8 @@ func filterLine(given *pflag.FlagSet) string {
 			name = "-" + flag.Shorthand
 		}
 		value := is.Value.String()
-		if list, ok := is.Value.(pflag.SliceValue); ok {
-			value = strings.Join(list.GetSlice(), ",")
+		if _, ok := is.Value.(pflag.SliceValue); ok { // in brackets
+			value = value[1 : len(value)-1]
 		}
 		if flag.Value.Type() == "bool" {
 			words = append(words, name)

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tcptrace/events/capture"
 	"tcptrace/fsm"
 	"tcptrace/output/stat"
 	"tcptrace/output/tui"
@@ -280,5 +283,134 @@ func dropZeros(c *countedByStat) {
 	}
 	if len(c.Groups) == 0 {
 		c.Groups = nil
+	}
+}
+
+// TestTopUnwatched: a terminal that takes nothing keeps nobody from reading.
+func TestTopUnwatched(t *testing.T) {
+	var stderr bytes.Buffer
+	f := &viewFlags{stuckMode: stuckBeside}
+	cmd := &cobra.Command{Use: "top"}
+	f.register(cmd)
+	f.stuck.register(cmd.Flags())
+	check(t, cmd.ParseFlags([]string{"-r", "testdata/recordings/lifecycles.tct"}))
+	cmd.SetContext(t.Context())
+	cmd.SetErr(&stderr)
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	in, typing := io.Pipe()
+	defer typing.Close()
+	unread, blocked := io.Pipe()
+	defer unread.Close()
+	first := &tui.Request{By: stat.ByPID}
+	err := f.showTop(ctx, cmd, first, func(v *topView) screen {
+		go func() {
+			defer leave()
+			for !v.ask(first).Ended {
+			}
+		}()
+		return tui.Show(tui.NewModel(first, v.ask), &tui.Options{In: in, Out: blocked, Environ: []string{"TERM=xterm"}})
+	})
+	if err == nil || !strings.Contains(err.Error(), "the terminal takes nothing") {
+		t.Errorf("error %v", err)
+	}
+	if want := "153 transitions of"; !strings.Contains(stderr.String(), want) {
+		t.Errorf("want %q in %q", want, &stderr)
+	}
+}
+
+// TestTopBroken: what there is of a recording that is cut off is shown, and why there is
+// no more; the status tells it, too.
+func TestTopBroken(t *testing.T) {
+	whole, err := os.ReadFile("testdata/recordings/lifecycles.tct")
+	check(t, err)
+	name := filepath.Join(t.TempDir(), "cut.tct")
+	check(t, os.WriteFile(name, whole[:len(whole)*2/3], 0o600))
+	f := &viewFlags{stuckMode: stuckBeside}
+	cmd := &cobra.Command{Use: "top"}
+	f.register(cmd)
+	f.stuck.register(cmd.Flags())
+	check(t, cmd.ParseFlags([]string{"-r", name}))
+	cmd.SetContext(t.Context())
+	cmd.SetErr(io.Discard)
+	first := &tui.Request{By: stat.ByPID}
+	var frame string
+	err = f.showTop(t.Context(), cmd, first, func(v *topView) screen {
+		eye := tuitest.New(tui.NewModel(first, v.ask), 80, 24)
+		go func() {
+			defer eye.Close()
+			eye.Begin()
+			eye.Press("f")
+			frame = eye.Frame()
+		}()
+		return unclosed{eye}
+	})
+	if !errors.Is(err, capture.ErrTruncated) || !strings.Contains(frame, "broken off cut.tct") || !strings.Contains(strings.Join(strings.Fields(frame), " "), "the tracer was killed, its disk was full") {
+		t.Errorf("error %v, and on the screen\n%s", err, frame)
+	}
+}
+
+// A filter that is typed is that of the command line, and given back as it was typed.
+func TestFilterLine(t *testing.T) {
+	for line, want := range map[string]string{
+		"":                         "",
+		"-L 443":                   "-L 443",
+		"  --local-port=443,80 -4": "-4 -L 443,80",
+		`--comm "Web Content"`:     `--comm "Web Content"`,
+		`--comm '"a""b"'`:          `--comm '"a""b"'`,
+		"-s CLOSE_WAIT,estab -p 1,2 --remote 10.0.0.0/8 --verdict abort": "-p 1,2 --remote 10.0.0.0/8 -s CLOSE_WAIT,estab --verdict abort",
+	} {
+		if _, err := parseFilterLine(line); err != nil {
+			t.Errorf("%q: %v", line, err)
+		}
+		words, err := splitWords(line)
+		check(t, err)
+		set := filterSet(&filterFlags{})
+		check(t, set.Parse(words))
+		if got := filterLine(set); got != want {
+			t.Errorf("%q is given back as %q, want %q", line, got, want)
+		}
+	}
+	for line, want := range map[string]string{
+		"443":          `"443" is no flag`,
+		"-L":           "flag needs an argument",
+		"-L 0":         "is no port",
+		"-L ''":        "its value is empty",
+		"-x":           "unknown shorthand flag",
+		"-h":           "want the flags that choose",
+		"-o json":      "unknown shorthand flag",
+		"--comm 'open": "the quote ' is not closed",
+	} {
+		if _, err := parseFilterLine(line); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error %v, want %q", line, err, want)
+		}
+	}
+}
+
+// What the kernel leaves out since the start cannot be asked for later.
+func TestFilterCovers(t *testing.T) {
+	for _, c := range []struct {
+		begun, wanted string
+		refused       string // "": it is not
+	}{
+		{"", "-L 443 -4 -D 80", ""},
+		{"--comm curl -s LISTEN", "--comm nginx", ""},
+		{"-L 443", "-L 443 --comm nginx", ""},
+		{"-L 443", "-L 80", "-L"},
+		{"-L 443", "", "-L"},
+		{"-D 1", "-L 1", "-D"},
+		{"--port 1", "--port 1,2", "--port"},
+		{"-4", "-6", "-4 and -6"},
+		{"--netns 1", "", "--netns"},
+		{"--cgroup 1", "--cgroup 2", "--cgroup"},
+	} {
+		begun, err := parseFilterLine(c.begun)
+		check(t, err)
+		wanted, err := parseFilterLine(c.wanted)
+		check(t, err)
+		err = begun.covers(wanted)
+		if (err == nil) != (c.refused == "") || err != nil && !strings.Contains(err.Error(), "filters by "+c.refused) {
+			t.Errorf("from %q to %q: %v", c.begun, c.wanted, err)
+		}
 	}
 }

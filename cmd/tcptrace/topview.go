@@ -39,6 +39,7 @@ type topView struct {
 	noTimeWait     bool    // TIME_WAIT is not measured, or was not once
 	replay         *replay // nil: live
 	screen         screen
+	screenErr      error // of closing it
 
 	questions chan question
 	over      chan struct{} // closed: nothing is answered any more
@@ -279,9 +280,9 @@ func (v *topView) finish(end uint64, tracker *lifecycle.Tracker) error {
 		break
 	}
 	close(v.over)
-	err := v.screen.Close()
+	v.screenErr = v.screen.Close()
 	v.stuck().grow(end, tracker) // as it was on the screen
-	return errors.Join(err, v.traceView.finish(end, tracker))
+	return v.traceView.finish(end, tracker)
 }
 
 // readAgain reads the recording from the start, by another filter or into other groups.
@@ -342,6 +343,9 @@ func (s topSink) Summary(sum *output.Summary) error {
 	}
 	return messages.Summary(sum)
 }
+
+// Close implements [output.Sink].
+func (s topSink) Close() error { return s.v.screenErr }
 
 // noticeBoard keeps notices, those that say the same in sum.
 type noticeBoard struct{ notices []output.Notice }

@@ -624,6 +624,9 @@ func (m *Model) findingsPage(height int) []string {
 		lines = append(lines, m.wrapped(m.look.bad.Render(findingWords(&p.Findings[i])))...)
 	}
 	var notices []string
+	if p.Err != nil {
+		notices = m.wrapped(m.look.bad.Render(escaped(p.Err.Error())))
+	}
 	for i := range p.Notices {
 		notices = append(notices, m.wrapped(escaped(p.Notices[i].Words()))...)
 	}
