@@ -69,6 +69,14 @@ func (v *stuckView) take(t *lifecycle.Transition) error {
 	return nil
 }
 
+// idle implements [idler].
+func (v *stuckView) idle(until uint64) error {
+	if inner, ok := v.inner.(idler); ok {
+		return inner.idle(until)
+	}
+	return nil
+}
+
 // meet holds what a walk has found against its limit.
 func (v *stuckView) meet(t *lifecycle.Transition) error {
 	if v.filter.events.Match(t.Event) != events.Accept {

@@ -16,8 +16,9 @@ import (
 
 // Bounds of how often the screen changes.
 const (
-	refresh = 250 * time.Millisecond // between two pictures
-	rest    = 20                     // times what a picture costs, at least, is between two
+	refresh = 250 * time.Millisecond // between two pictures, at least
+	rest    = 20                     // times what a picture costs is between two, if that is more
+	longest = time.Second            // and at most: it may have cost much because others had the CPU
 )
 
 // Bounds of how many rows are asked for.
@@ -176,7 +177,7 @@ func (m *Model) take(p *Picture) tea.Cmd {
 	}
 	m.ticks++
 	tick := due{m.ticks}
-	return tea.Tick(max(refresh, rest*p.Cost), func(time.Time) tea.Msg { return tick })
+	return tea.Tick(min(max(refresh, rest*p.Cost), longest), func(time.Time) tea.Msg { return tick })
 }
 
 // rows returns how many the table has.
