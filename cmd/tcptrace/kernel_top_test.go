@@ -112,7 +112,7 @@ func TestTerminalTop(t *testing.T) {
 		{"scenarios-large", "scenarios.tct", 120, 40, nil, "scenarios.tct 2m"},
 		{"lifecycles-closed", "lifecycles.tct", 120, 40, []string{"Tab", "Left", "Left", "Up", "Enter"}, "closed last"},
 		{"lifecycles-filtered", "lifecycles.tct", 80, 24, []string{"/", "-D 80 --comm curl -s TIME_WAIT", "Enter"}, "filter -D 80"},
-		{"stuck-one", "stuck.tct", 80, 24, []string{"B", "B", "End", "Enter"}, "socket 1"},
+		{"lifecycles-findings", "lifecycles.tct", 80, 24, []string{"f"}, "stuck now"},
 		{"help", "ports.tct", 80, 24, []string{"?"}, "go on"},
 	} {
 		t.Run(c.frame, func(t *testing.T) {

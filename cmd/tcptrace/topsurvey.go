@@ -264,7 +264,9 @@ func (s *survey) finish(counted []*stat.Group, other *stat.Group, base *sample) 
 	for _, g := range counted {
 		row := s.group(g.Key)
 		row.Tally, row.AtLeast = g.Tally, g.AtLeast
-		row.Rate, row.HasRate = s.v.perSecond(g.Transitions, base.groups[g.Key], base)
+		if base.at >= s.v.grouped {
+			row.Rate, row.HasRate = s.v.perSecond(g.Transitions, base.groups[g.Key], base)
+		}
 	}
 	rows := make([]tui.Group, 0, len(s.groups))
 	for _, g := range s.groups {

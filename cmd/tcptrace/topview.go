@@ -50,6 +50,7 @@ type topView struct {
 	begun      *filter // what the kernel chooses by
 	now        uint64  // everything before was taken
 	since      uint64  // begins what is counted
+	grouped    uint64  // begins what is counted by groups, if that is later
 	ended      bool    // the recording was read
 	walked     bool
 	err        error // of reading
@@ -127,7 +128,7 @@ func (o observed) Next(r *events.Record) error {
 
 // restart counts anew, from the given time.
 func (v *topView) restart(now uint64) {
-	v.since = now
+	v.since, v.grouped = now, now
 	v.now = max(v.now, now)
 	v.samples, v.findings = nil, nil
 	none := stat.PrinterFunc(func(*stat.Window) error { return nil })
@@ -169,17 +170,20 @@ func (v *topView) poll() error {
 
 // reply answers a question. It ends the reading where that has to begin again.
 func (v *topView) reply(q question) error {
-	mistake := ""
-	if err := v.want(q.Request); err != nil {
+	mistake, r := "", *q.Request
+	if err := v.want(&r); err != nil {
 		mistake = err.Error()
+		if r.By != stat.ByNone && r.By != v.by { // as before
+			r.By, r.Table = v.by, tui.TableOf(v.by)
+		}
 	}
 	if v.again { // nothing is counted yet
 		v.ended = false
 		v.p.tracker = lifecycle.NewTracker(v.maxConnections)
 		v.restart(v.p.source.Start())
 	}
-	p := v.picture(q.Request)
-	p.FilterError = mistake
+	p := v.picture(&r)
+	p.Mistake = mistake
 	q.answer <- p
 	if v.again {
 		return errEnough
@@ -193,9 +197,9 @@ func (v *topView) want(r *tui.Request) error {
 		if err := v.rewindable(); err != nil {
 			return err
 		}
-		v.by = r.By
-		v.sample(v.stat.Now(v.now), nil)
+		v.by, v.grouped = r.By, v.now
 		v.stat.Regroup(v.by)
+		v.samples = nil // by other groups
 		v.again = v.replay != nil
 	}
 	if r.Filter == v.filterLine {
@@ -293,7 +297,7 @@ func (v *topView) readAgain() error {
 	}
 	v.rows, v.unnamed, v.names = 0, 0, nameTable{}
 	v.summary = output.Summary{HasStuck: true}
-	v.board, v.closed, v.held, v.now = noticeBoard{}, closedLives{}, held{}, 0
+	v.board, v.closed, v.held, v.now, v.noTimeWait = noticeBoard{}, closedLives{}, held{}, 0, false
 	v.stuck().reset()
 	v.p.tracker, v.p.unseen = lifecycle.NewTracker(v.maxConnections), ""
 	v.restart(v.p.source.Start())
@@ -406,7 +410,7 @@ const (
 
 // sample notes what was counted by now.
 func (v *topView) sample(w *stat.Window, groups []*stat.Group) {
-	if n := len(v.samples); n > 0 && v.now < v.samples[n-1].at+sampleTime && groups != nil {
+	if n := len(v.samples); n > 0 && v.now < v.samples[n-1].at+sampleTime {
 		return
 	}
 	s := sample{v.now, make(map[stat.Edge]uint64, len(w.Edges)), make(map[stat.Key]uint64, len(groups))}

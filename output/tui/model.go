@@ -168,8 +168,9 @@ func (m *Model) take(p *Picture) tea.Cmd {
 	}
 	m.picture = p
 	m.request.Filter = p.Filter
-	if p.FilterError != "" {
-		m.mistake = p.FilterError
+	if p.Mistake != "" {
+		m.mistake = p.Mistake
+		m.request.By, m.request.Table = p.Request.By, p.Request.Table
 	}
 	m.follow(selected)
 	if m.paused || p.Ended {

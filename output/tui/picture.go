@@ -49,10 +49,10 @@ type SocketID struct {
 
 // Picture is what there is at one time. It is not changed after it was made.
 type Picture struct {
-	Request *Request // that it answers
-	// FilterError says why the filter of the request is not in effect, "" if it is.
-	// Filter is the one that is.
-	FilterError, Filter string
+	// Request is what it answers: as it was asked or, if that was a Mistake, which says
+	// why, by other groups. Filter is the one in effect.
+	Request         *Request
+	Mistake, Filter string
 
 	// Recording is the name of the file, "" while tracing. Ended: it has been read to
 	// its end, or an error.
