@@ -10,9 +10,9 @@ GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 LDFLAGS = -s -w -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 
-# What making and checking the C side needs, and the kernel tests (ss, ip):
+# What making and checking the C side needs, and the kernel tests (ss, ip, a terminal):
 # building and running need none.
-PACKAGES = clang-19 llvm-19 clang-format-19 libbpf-dev iproute2
+PACKAGES = clang-19 llvm-19 clang-format-19 libbpf-dev iproute2 tmux
 # What make bench loads the host with, and compares with.
 BENCH_PACKAGES = wrk libbpf-tools bpftrace
 

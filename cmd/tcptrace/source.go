@@ -333,6 +333,7 @@ func (l *live) header() (capture.Header, error) {
 type replay struct {
 	name   string
 	reader *capture.Reader
+	in     io.Reader
 	file   io.Closer
 	limit  uint64 // last time wanted
 	last   uint64 // time of the last record
@@ -352,6 +353,7 @@ func openReplay(name string, stdin io.Reader, duration time.Duration) (*replay, 
 		in, r.file = f, f
 	}
 	var err error
+	r.in = in
 	if r.reader, err = capture.NewReader(in); err != nil {
 		return nil, errors.Join(r.explain(err), r.file.Close())
 	}
@@ -359,6 +361,24 @@ func openReplay(name string, stdin io.Reader, duration time.Duration) (*replay, 
 		r.limit = r.reader.Header().Start + uint64(duration)
 	}
 	return r, nil
+}
+
+// rewind begins again with the first record. Standard input has to be a file for that.
+func (r *replay) rewind() error {
+	again, ok := r.in.(io.Seeker)
+	if !ok {
+		return errors.New("standard input cannot be read again")
+	}
+	if _, err := again.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("read the recording again: %w", err)
+	}
+	reader, err := capture.NewReader(r.in)
+	if err != nil {
+		return r.explain(err)
+	}
+	r.reader.Close()
+	r.reader, r.last = reader, 0
+	return nil
 }
 
 // explain says what to do about an error of the reader.
