@@ -30,11 +30,19 @@ var mayImport = map[string][]string{
 		"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output",
 		"github.com/prometheus/client_golang/...", "github.com/prometheus/client_model/...", "go.opentelemetry.io/...",
 	},
+	"output/picture": {
+		"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output", "tcptrace/output/stat", "tcptrace/output/ladder",
+	},
+	"output/web": {
+		"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/fsm/diagram", "tcptrace/output", "tcptrace/output/stat", "tcptrace/output/ladder",
+		"tcptrace/output/picture",
+	},
 	"output/tui": {
 		"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/fsm/diagram", "tcptrace/output", "tcptrace/output/stat",
+		"tcptrace/output/picture",
 		"charm.land/...", "github.com/charmbracelet/...",
 	},
-	"output/tui/tuitest":   {"tcptrace/output/tui", "charm.land/...", "github.com/charmbracelet/..."},
+	"output/tui/tuitest":   {"tcptrace/output/tui", "tcptrace/output/picture", "charm.land/...", "github.com/charmbracelet/..."},
 	"output/otlp/otlptest": {"go.opentelemetry.io/proto/...", "google.golang.org/protobuf/..."},
 	"output/outputtest":    {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output"},
 	"cmd/bench":            {"github.com/cilium/ebpf/...", "golang.org/x/sys/..."},

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"tcptrace/output/picture"
 	"tcptrace/output/stat"
 	"tcptrace/output/tui"
 )
@@ -105,20 +106,20 @@ func (f *viewFlags) runTop(cmd *cobra.Command, by stat.By) error {
 	}
 	defer closeIn()
 	f.stuckMode = stuckBeside
-	first := &tui.Request{Filter: filterLine(cmd.Flags()), By: by, Table: tui.TableOf(by)}
+	first := &picture.Request{Filter: filterLine(cmd.Flags()), By: by, Table: tui.TableOf(by)}
 
 	// Also where there is nothing to be stopped any more.
 	ctx, stop := signal.NotifyContext(cmd.Context(), stopSignals()...)
 	defer stop()
 	return f.showTop(ctx, cmd, first, func(v *topView) screen {
-		return tui.Show(tui.NewModel(first, v.ask), &tui.Options{
+		return tui.Show(tui.NewModel(first, v.asked), &tui.Options{
 			In: in, Out: out, Environ: os.Environ(), Color: f.color(out),
 		})
 	})
 }
 
 // showTop runs the view with a screen that open makes.
-func (f *viewFlags) showTop(ctx context.Context, cmd *cobra.Command, first *tui.Request, open func(*topView) screen) error {
+func (f *viewFlags) showTop(ctx context.Context, cmd *cobra.Command, first *picture.Request, open func(*topView) screen) error {
 	return f.trace(cmd, "", func(p *pipeline) view {
 		v := newTopView(ctx, p, first, f.maxConnections, f.read)
 		v.stderr, v.noTimeWait = cmd.ErrOrStderr(), f.noTimeWait

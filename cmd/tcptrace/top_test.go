@@ -18,6 +18,7 @@ import (
 
 	"tcptrace/events/capture"
 	"tcptrace/fsm"
+	"tcptrace/output/picture"
 	"tcptrace/output/stat"
 	"tcptrace/output/tui"
 	"tcptrace/output/tui/tuitest"
@@ -39,9 +40,9 @@ func watch(t *testing.T, recording string, args []string, width, height int, loo
 			return err
 		}
 		f.stuckMode = stuckBeside
-		first := &tui.Request{Filter: filterLine(cmd.Flags()), By: group, Table: tui.TableOf(group)}
+		first := &picture.Request{Filter: filterLine(cmd.Flags()), By: group, Table: tui.TableOf(group)}
 		return f.showTop(t.Context(), cmd, first, func(v *topView) screen {
-			eye := tuitest.New(tui.NewModel(first, v.ask), width, height)
+			eye := tuitest.New(tui.NewModel(first, v.asked), width, height)
 			go func() {
 				defer eye.Close()
 				eye.Begin()
@@ -154,7 +155,7 @@ func TestTopAgrees(t *testing.T) {
 				if !strings.Contains(filter, "--verdict") {
 					stuck = strings.Count(replayAs(t, append(append([]string{"stuck", "-o", "json"}, file...), words...), exitDone), `"type":"stuck"`)
 				}
-				compare := func(how string, p *tui.Picture) {
+				compare := func(how string, p *picture.Picture) {
 					t.Helper()
 					if p.Err != nil || !p.Ended {
 						t.Fatalf("%s: the recording is not read: %v", how, p.Err)
@@ -168,18 +169,18 @@ func TestTopAgrees(t *testing.T) {
 					}
 				}
 				// The first picture may have come before the end of the recording.
-				ask := func(v *topView, r *tui.Request) *tui.Picture {
+				ask := func(v *topView, r *picture.Request) *picture.Picture {
 					for {
-						if p := v.ask(r); p == nil || p.Ended {
+						if p := v.asked(r); p == nil || p.Ended {
 							return p
 						}
 					}
 				}
 				watch(t, recording, words, 80, 24, func(v *topView, _ *tuitest.Eye) {
-					compare("given", ask(v, &tui.Request{Filter: v.filterLine, By: stat.ByPID, Rows: 1000}))
+					compare("given", ask(v, &picture.Request{Filter: v.filterLine, By: stat.ByPID, Rows: 1000}))
 				})
 				watch(t, recording, []string{"--by", "lport"}, 80, 24, func(v *topView, _ *tuitest.Eye) {
-					compare("typed", ask(v, &tui.Request{Filter: filter, By: stat.ByPID, Rows: 1000}))
+					compare("typed", ask(v, &picture.Request{Filter: filter, By: stat.ByPID, Rows: 1000}))
 				})
 			})
 		}
@@ -211,7 +212,7 @@ func statOf(t *testing.T, args []string) countedByStat {
 }
 
 // statFrom is what a picture says, as stat would.
-func statFrom(p *tui.Picture) countedByStat {
+func statFrom(p *picture.Picture) countedByStat {
 	c := countedByStat{Transitions: p.Transitions, Lost: p.Lost, Verdicts: map[string]uint64{}, Closed: map[string]uint64{}}
 	order := fsm.States()
 	for _, from := range order {
@@ -227,7 +228,7 @@ func statFrom(p *tui.Picture) countedByStat {
 		}
 	}
 	groups := slices.Clone(p.Groups)
-	slices.SortFunc(groups, func(a, b tui.Group) int {
+	slices.SortFunc(groups, func(a, b picture.Group) int {
 		if a.Tally.Transitions != b.Tally.Transitions {
 			return int(b.Tally.Transitions) - int(a.Tally.Transitions)
 		}
@@ -302,14 +303,14 @@ func TestTopUnwatched(t *testing.T) {
 	defer typing.Close()
 	unread, blocked := io.Pipe()
 	defer unread.Close()
-	first := &tui.Request{By: stat.ByPID}
+	first := &picture.Request{By: stat.ByPID}
 	err := f.showTop(ctx, cmd, first, func(v *topView) screen {
 		go func() {
 			defer leave()
-			for !v.ask(first).Ended {
+			for !v.asked(first).Ended {
 			}
 		}()
-		return tui.Show(tui.NewModel(first, v.ask), &tui.Options{In: in, Out: blocked, Environ: []string{"TERM=xterm"}})
+		return tui.Show(tui.NewModel(first, v.asked), &tui.Options{In: in, Out: blocked, Environ: []string{"TERM=xterm"}})
 	})
 	if err == nil || !strings.Contains(err.Error(), "the terminal takes nothing") {
 		t.Errorf("error %v", err)
@@ -333,10 +334,10 @@ func TestTopBroken(t *testing.T) {
 	check(t, cmd.ParseFlags([]string{"-r", name}))
 	cmd.SetContext(t.Context())
 	cmd.SetErr(io.Discard)
-	first := &tui.Request{By: stat.ByPID}
+	first := &picture.Request{By: stat.ByPID}
 	var frame string
 	err = f.showTop(t.Context(), cmd, first, func(v *topView) screen {
-		eye := tuitest.New(tui.NewModel(first, v.ask), 80, 24)
+		eye := tuitest.New(tui.NewModel(first, v.asked), 80, 24)
 		go func() {
 			defer eye.Close()
 			eye.Begin()

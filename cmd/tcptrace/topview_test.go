@@ -10,15 +10,15 @@ import (
 	"tcptrace/events/eventstest"
 	"tcptrace/fsm"
 	"tcptrace/fsm/lifecycle"
+	"tcptrace/output/picture"
 	"tcptrace/output/stat"
-	"tcptrace/output/tui"
 )
 
 // A picture of very many sockets, which the reading waits for.
 func BenchmarkTopPicture(b *testing.B) {
 	const sockets = 100_000
 	p := &pipeline{source: &live{}, tracker: lifecycle.NewTracker(0), results: &results{filter: &filter{}}}
-	v := newTopView(b.Context(), p, &tui.Request{By: stat.ByPID}, 0, "")
+	v := newTopView(b.Context(), p, &picture.Request{By: stat.ByPID}, 0, "")
 	p.view = &stuckView{results: p.results, limits: lifecycle.DefaultLimits(), inner: v}
 	for i := range sockets {
 		e := events.Event{
@@ -31,9 +31,9 @@ func BenchmarkTopPicture(b *testing.B) {
 		p.tracker.Observe(&e, &p.transition)
 	}
 	v.now = eventstest.Start + uint64(time.Second)
-	for name, r := range map[string]tui.Request{
+	for name, r := range map[string]picture.Request{
 		"groups":  {By: stat.ByPID, Rows: 200},
-		"sockets": {Table: tui.TableSockets, Rows: 200},
+		"sockets": {Table: picture.TableSockets, Rows: 200},
 	} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {

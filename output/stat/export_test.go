@@ -3,7 +3,6 @@ package stat
 import (
 	"time"
 
-	"tcptrace/fsm"
 	"tcptrace/fsm/lifecycle"
 )
 
@@ -18,5 +17,3 @@ func (w *Window) GroupCount() int { return len(w.groups.byKey) }
 func (g *Group) Name(by By) string { return string(g.Key.AppendText(nil, by)) }
 
 func (h *Histogram) Count(t time.Duration) { h.add(t, 1) }
-
-func (w *Window) Histogram(s fsm.State) *Histogram { return w.hists[s] }

@@ -250,6 +250,10 @@ func (w *Window) Dwell(s fsm.State) Dwell {
 	return all
 }
 
+// Histogram returns the distribution of the times in a state, nil if it is not one of
+// Options.Hist.
+func (w *Window) Histogram(s fsm.State) *Histogram { return w.hists[s] }
+
 // states returns those ends of edges of which f holds; those without a name come last.
 func (w *Window) states(f func(e Edge, s fsm.State) bool) []fsm.State {
 	in := make(map[fsm.State]bool)

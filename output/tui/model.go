@@ -11,6 +11,7 @@ import (
 
 	"tcptrace/fsm"
 	"tcptrace/fsm/diagram"
+	"tcptrace/output/picture"
 	"tcptrace/output/stat"
 )
 
@@ -39,7 +40,7 @@ const (
 
 // level is a table that can be gone back to.
 type level struct {
-	request Request
+	request picture.Request
 	name    string // of the group
 	cursor  int
 }
@@ -48,17 +49,17 @@ type level struct {
 // which wait for the answer in the background: however slow the terminal is, nobody
 // waits for it.
 type Model struct {
-	ask  func(*Request) *Picture
+	ask  func(*picture.Request) *picture.Picture
 	keys keyMap
 	look styles
 	drawn
 	input textinput.Model
 	help  help.Model
 
-	request Request
-	picture *Picture // nil: none yet
-	levels  []level  // above the present table
-	group   string   // whose sockets the table has, for people
+	request picture.Request
+	picture *picture.Picture // nil: none yet
+	levels  []level          // above the present table
+	group   string           // whose sockets the table has, for people
 
 	page     page
 	before   page // the help
@@ -84,7 +85,7 @@ type drawn struct {
 
 // NewModel returns a screen that gets its pictures from ask, which is called from other
 // goroutines, never twice at once, and may return nil when there are no more.
-func NewModel(first *Request, ask func(*Request) *Picture) *Model {
+func NewModel(first *picture.Request, ask func(*picture.Request) *picture.Picture) *Model {
 	m := &Model{
 		ask: ask, keys: newKeyMap(), look: newStyles(), request: *first,
 		input: textinput.New(), help: help.New(), state: fsm.Established,
@@ -105,7 +106,7 @@ func NewModel(first *Request, ask func(*Request) *Picture) *Model {
 }
 
 // arrived is a picture that was asked for.
-type arrived struct{ *Picture }
+type arrived struct{ *picture.Picture }
 
 // due says that it is time for the next picture.
 type due struct{ tick int }
@@ -154,7 +155,7 @@ func (m *Model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 }
 
 // take shows a picture, and waits for when the next is due.
-func (m *Model) take(p *Picture) tea.Cmd {
+func (m *Model) take(p *picture.Picture) tea.Cmd {
 	m.asking = false
 	if p == nil { // there is nothing more
 		return tea.Quit
@@ -186,7 +187,7 @@ func (m *Model) rows() int {
 	switch {
 	case m.picture == nil:
 		return 0
-	case m.picture.Request.Table == TableGroups:
+	case m.picture.Request.Table == picture.TableGroups:
 		return len(m.picture.Groups)
 	}
 	return len(m.picture.Rows)
@@ -197,7 +198,7 @@ func (m *Model) selected() any {
 	switch {
 	case m.cursor == 0 || m.cursor >= m.rows():
 		return nil
-	case m.picture.Request.Table == TableGroups:
+	case m.picture.Request.Table == picture.TableGroups:
 		return m.picture.Groups[m.cursor].Key
 	}
 	return m.picture.Rows[m.cursor].ID
@@ -208,9 +209,9 @@ func (m *Model) follow(selected any) {
 	i := -1
 	switch id := selected.(type) {
 	case stat.Key:
-		i = slices.IndexFunc(m.picture.Groups, func(g Group) bool { return g.Key == id })
-	case SocketID:
-		i = slices.IndexFunc(m.picture.Rows, func(s Socket) bool { return s.ID == id })
+		i = slices.IndexFunc(m.picture.Groups, func(g picture.Group) bool { return g.Key == id })
+	case picture.SocketID:
+		i = slices.IndexFunc(m.picture.Rows, func(s picture.Socket) bool { return s.ID == id })
 	}
 	if i >= 0 {
 		m.cursor = i
@@ -281,7 +282,7 @@ func (m *Model) pressed(msg tea.KeyPressMsg) tea.Cmd {
 		m.hidden = !m.hidden
 		m.focused = m.focused && !m.hidden
 	case key.Matches(msg, k.findings):
-		m.page, m.request.Socket = pageFindings, SocketID{}
+		m.page, m.request.Socket = pageFindings, picture.SocketID{}
 	default:
 		return m.move(msg)
 	}
@@ -355,7 +356,7 @@ func (m *Model) open() tea.Cmd {
 		m.focused = false
 	case m.rows() == 0 || m.cursor >= m.rows():
 		return nil
-	case m.picture.Request.Table == TableGroups:
+	case m.picture.Request.Table == picture.TableGroups:
 		g := m.picture.Groups[m.cursor]
 		m.enter(g.Name)
 		m.request.State, m.request.Group = 0, &g.Key
@@ -370,16 +371,16 @@ func (m *Model) open() tea.Cmd {
 // enter begins a table of sockets below the present one. The sockets of a state take the
 // place of other sockets.
 func (m *Model) enter(group string) {
-	if m.request.Table == TableGroups {
+	if m.request.Table == picture.TableGroups {
 		m.levels = append(m.levels, level{m.request, m.group, m.cursor})
 	}
 	m.group, m.cursor, m.offset = group, 0, 0
-	m.request.Table, m.request.Sort, m.request.Reverse, m.request.Rows = TableSockets, ColumnDefault, false, firstRows
+	m.request.Table, m.request.Sort, m.request.Reverse, m.request.Rows = picture.TableSockets, picture.ColumnDefault, false, firstRows
 }
 
 func (m *Model) goBack() tea.Cmd {
 	if m.page != pageTable {
-		m.page, m.request.Socket = pageTable, SocketID{}
+		m.page, m.request.Socket = pageTable, picture.SocketID{}
 		return nil
 	}
 	if len(m.levels) == 0 {
@@ -407,23 +408,23 @@ func (m *Model) groupBy(step int) tea.Cmd {
 	i := slices.Index(bys, m.request.By)
 	m.request.By = bys[(i+step+len(bys))%len(bys)]
 	m.levels, m.group, m.cursor, m.offset, m.page = nil, "", 0, 0, pageTable
-	m.request.State, m.request.Group, m.request.Socket = 0, nil, SocketID{}
-	m.request.Sort, m.request.Reverse, m.request.Table = ColumnDefault, false, TableOf(m.request.By)
+	m.request.State, m.request.Group, m.request.Socket = 0, nil, picture.SocketID{}
+	m.request.Sort, m.request.Reverse, m.request.Table = picture.ColumnDefault, false, TableOf(m.request.By)
 	return m.fetch()
 }
 
 // TableOf returns the table that shows groups of the kind, or single sockets.
-func TableOf(by stat.By) Table {
+func TableOf(by stat.By) picture.Table {
 	if by == stat.ByNone {
-		return TableSockets
+		return picture.TableSockets
 	}
-	return TableGroups
+	return picture.TableGroups
 }
 
 // sortBy sorts by the next column.
 func (m *Model) sortBy() tea.Cmd {
 	columns := groupColumns
-	if m.request.Table == TableSockets {
+	if m.request.Table == picture.TableSockets {
 		columns = socketColumns
 	}
 	i := slices.IndexFunc(columns, func(c column) bool { return c.id == sortOf(&m.request) })
@@ -433,12 +434,12 @@ func (m *Model) sortBy() tea.Cmd {
 }
 
 // sortOf returns the column that the rows are sorted by.
-func sortOf(r *Request) Column {
+func sortOf(r *picture.Request) picture.Column {
 	switch {
-	case r.Sort != ColumnDefault:
+	case r.Sort != picture.ColumnDefault:
 		return r.Sort
-	case r.Table == TableSockets:
-		return ColumnAge
+	case r.Table == picture.TableSockets:
+		return picture.ColumnAge
 	}
-	return ColumnSockets
+	return picture.ColumnSockets
 }

@@ -16,6 +16,7 @@ import (
 
 	"tcptrace/fsm"
 	"tcptrace/fsm/diagram"
+	"tcptrace/output/picture"
 	"tcptrace/output/stat"
 )
 
@@ -40,19 +41,19 @@ func TestNumbers(t *testing.T) {
 }
 
 // busy is a picture with the greatest numbers everywhere.
-func busy() *Picture {
-	p := &Picture{
-		Request: &Request{By: stat.ByPID}, Time: time.Unix(0, 0).UTC(), Span: 100 * time.Hour, Walked: true, TimeWaitUnseen: true,
+func busy() *picture.Picture {
+	p := &picture.Picture{
+		Request: &picture.Request{By: stat.ByPID}, Time: time.Unix(0, 0).UTC(), Span: 100 * time.Hour, Walked: true, TimeWaitUnseen: true,
 		Transitions: math.MaxUint64, Illegal: 99999, Gaps: 99999, Lost: 99999, Evicted: 99999, StuckCount: 99999,
 	}
 	for _, from := range fsm.States() {
 		p.Sockets[from] = 12345
 		for _, to := range fsm.States() {
-			p.Edges = append(p.Edges, Edge{From: from, To: to, All: 99999, Illegal: 1, Rate: 99999, HasRate: true})
+			p.Edges = append(p.Edges, picture.Edge{From: from, To: to, All: 99999, Illegal: 1, Rate: 99999, HasRate: true})
 		}
 	}
 	for i := range 300 {
-		p.Groups = append(p.Groups, Group{Name: strings.Repeat("name", 40), All: i})
+		p.Groups = append(p.Groups, picture.Group{Name: strings.Repeat("name", 40), All: i})
 	}
 	p.All = len(p.Groups)
 	return p
@@ -62,7 +63,7 @@ func busy() *Picture {
 // no number hides a part of another.
 func TestBounds(t *testing.T) {
 	for _, size := range [][2]int{{1, 1}, {20, 5}, {79, 19}, {80, 20}, {80, 24}, {120, 40}, {300, 100}} {
-		m := NewModel(&Request{By: stat.ByPID}, func(*Request) *Picture { return busy() })
+		m := NewModel(&picture.Request{By: stat.ByPID}, func(*picture.Request) *picture.Picture { return busy() })
 		m.Update(tea.WindowSizeMsg{Width: size[0], Height: size[1]})
 		m.Update(arrived{busy()})
 		for _, page := range []page{pageTable, pageSocket, pageFindings, pageHelp} {
@@ -80,7 +81,7 @@ func TestBounds(t *testing.T) {
 			}
 		}
 	}
-	m := NewModel(&Request{}, nil)
+	m := NewModel(&picture.Request{}, nil)
 	m.picture = busy()
 	for _, totals := range []bool{false, true} {
 		m.totals = totals
@@ -101,7 +102,7 @@ func TestBounds(t *testing.T) {
 
 // Every state can be reached in the diagram by the arrow keys.
 func TestNeighbours(t *testing.T) {
-	m := NewModel(&Request{}, nil)
+	m := NewModel(&picture.Request{}, nil)
 	for _, from := range fsm.States() {
 		reached := map[fsm.State]bool{from: true}
 		for range fsm.States() {
@@ -149,7 +150,7 @@ func TestKeys(t *testing.T) {
 // on.
 func TestPause(t *testing.T) {
 	asked := 0
-	m := NewModel(&Request{By: stat.ByPID}, func(r *Request) *Picture {
+	m := NewModel(&picture.Request{By: stat.ByPID}, func(r *picture.Request) *picture.Picture {
 		asked++
 		p := busy()
 		p.Request = r
@@ -165,7 +166,7 @@ func TestPause(t *testing.T) {
 		t.Error("it asks though it is paused")
 	}
 	m.Update(press('s')())
-	if asked != 2 || m.picture.Request.Sort != ColumnEstablished {
+	if asked != 2 || m.picture.Request.Sort != picture.ColumnEstablished {
 		t.Errorf("asked %d times, sorted by %v", asked, m.picture.Request.Sort)
 	}
 	m.Update(press('p')())
@@ -179,7 +180,7 @@ func TestPause(t *testing.T) {
 
 // What is asked for while an answer is awaited is asked when that is there, once.
 func TestOneQuestionAtATime(t *testing.T) {
-	m := NewModel(&Request{By: stat.ByPID}, nil)
+	m := NewModel(&picture.Request{By: stat.ByPID}, nil)
 	m.Init()
 	for _, r := range "srb" {
 		if _, cmd := m.Update(tea.KeyPressMsg{Code: r, Text: string(r)}); cmd != nil {
@@ -196,7 +197,7 @@ func TestOneQuestionAtATime(t *testing.T) {
 
 // Without colour nothing is lost: illegal edges have a mark.
 func TestColors(t *testing.T) {
-	m := NewModel(&Request{}, nil)
+	m := NewModel(&picture.Request{}, nil)
 	m.picture = busy()
 	text := strings.Join(m.diagram(), "")
 	if !strings.Contains(text, "\x1b[1;31m") {
@@ -209,7 +210,7 @@ func TestBlockedTerminal(t *testing.T) {
 	blocked, unblock := io.Pipe()
 	defer blocked.Close()
 	in, _ := io.Pipe()
-	m := NewModel(&Request{By: stat.ByPID}, func(*Request) *Picture { return busy() })
+	m := NewModel(&picture.Request{By: stat.ByPID}, func(*picture.Request) *picture.Picture { return busy() })
 	s := Show(m, &Options{In: in, Out: unblock, Environ: []string{"TERM=xterm"}})
 	err := s.Close()
 	if err == nil {
@@ -222,7 +223,7 @@ func TestShow(t *testing.T) {
 	in, _ := io.Pipe()
 	var out bytes.Buffer
 	pictures := 0
-	m := NewModel(&Request{By: stat.ByPID}, func(*Request) *Picture {
+	m := NewModel(&picture.Request{By: stat.ByPID}, func(*picture.Request) *picture.Picture {
 		if pictures++; pictures > 2 {
 			return nil
 		}

@@ -18,6 +18,7 @@ import (
 	"tcptrace/fsm/diagram"
 	"tcptrace/fsm/lifecycle"
 	"tcptrace/output"
+	"tcptrace/output/picture"
 )
 
 // leastHeight is that of a screen with diagram, findings and a few rows.
@@ -115,7 +116,7 @@ func (m *Model) heading() string {
 }
 
 // rate returns that of all transitions.
-func (m *Model) rate(p *Picture) (total float64, known bool) {
+func (m *Model) rate(p *picture.Picture) (total float64, known bool) {
 	for _, e := range p.Edges {
 		total += e.Rate
 		known = known || e.HasRate
@@ -220,7 +221,7 @@ func (m *Model) diagram() []string {
 		put(slot, text, style)
 	}
 	for _, at := range m.panel.Edges {
-		i := slices.IndexFunc(p.Edges, func(e Edge) bool { return e.From == at.From && e.To == at.To })
+		i := slices.IndexFunc(p.Edges, func(e picture.Edge) bool { return e.From == at.From && e.To == at.To })
 		if i < 0 {
 			continue
 		}
@@ -264,7 +265,7 @@ func (m *Model) diagram() []string {
 }
 
 // number is what stands at an edge, in five characters.
-func (m *Model) number(e *Edge) string {
+func (m *Model) number(e *picture.Edge) string {
 	if m.totals || !e.HasRate {
 		return short(e.All)
 	}
@@ -273,13 +274,13 @@ func (m *Model) number(e *Edge) string {
 
 // otherEdges tells of what has no place in the diagram, the illegal first.
 func (m *Model) otherEdges() string {
-	var other []Edge
+	var other []picture.Edge
 	for _, e := range m.picture.Edges {
 		if !m.panel.Shows(e.From, e.To) {
 			other = append(other, e)
 		}
 	}
-	slices.SortFunc(other, func(a, b Edge) int {
+	slices.SortFunc(other, func(a, b picture.Edge) int {
 		return cmp.Or(cmp.Compare(b.Illegal, a.Illegal), cmp.Compare(b.All, a.All), cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To))
 	})
 	unit := "at the arrows: per second"
@@ -328,14 +329,14 @@ func (m *Model) strip() []string {
 	return []string{stuck, wrong}
 }
 
-func (m *Model) stuckWords(s *Stuck) string {
+func (m *Model) stuckWords(s *picture.Stuck) string {
 	b := fmt.Appendf(nil, "%v %d ", s.State, s.Count)
 	b = appendOwner(b, &s.Oldest.Owner)
 	b = output.AppendAge(append(b, ' '), s.Oldest.Age, s.Oldest.AgeExact)
 	return string(fmt.Appendf(b, " (limit %s)", lifecycle.FormatDuration(s.Oldest.Limit)))
 }
 
-func findingWords(f *Finding) string {
+func findingWords(f *picture.Finding) string {
 	local, remote := output.Ends(f.Local, f.Remote)
 	b := fmt.Appendf(nil, "%s %v→%v ", f.Time.Format("15:04:05"), f.From, f.To)
 	b = appendOwner(b, &f.Owner)
@@ -353,47 +354,47 @@ func appendOwner(b []byte, o *events.Owner) []byte {
 
 // column is one of a table.
 type column struct {
-	id    Column
+	id    picture.Column
 	title string
 	width int // 0: what is left
 	left  bool
 }
 
 var groupColumns = []column{
-	{ColumnName, "", 0, true},
-	{ColumnSockets, "SOCKS", 5, false},
-	{ColumnEstablished, "E", 5, false},
-	{ColumnCloseWait, "CW", 5, false},
-	{ColumnTimeWait, "TW", 5, false},
-	{ColumnRate, "/S", 5, false},
-	{ColumnTransitions, "TRANS", 6, false},
-	{ColumnClosed, "CLOSED", 6, false},
-	{ColumnAbort, "ABORT", 5, false},
-	{ColumnIllegal, "ILL", 4, false},
-	{ColumnStuck, "STUCK", 5, false},
+	{picture.ColumnName, "", 0, true},
+	{picture.ColumnSockets, "SOCKS", 5, false},
+	{picture.ColumnEstablished, "E", 5, false},
+	{picture.ColumnCloseWait, "CW", 5, false},
+	{picture.ColumnTimeWait, "TW", 5, false},
+	{picture.ColumnRate, "/S", 5, false},
+	{picture.ColumnTransitions, "TRANS", 6, false},
+	{picture.ColumnClosed, "CLOSED", 6, false},
+	{picture.ColumnAbort, "ABORT", 5, false},
+	{picture.ColumnIllegal, "ILL", 4, false},
+	{picture.ColumnStuck, "STUCK", 5, false},
 }
 
 var socketColumns = []column{
-	{ColumnState, "STATE", 11, true},
-	{ColumnAge, "AGE", 7, false},
-	{ColumnPID, "PID", 7, false},
-	{ColumnComm, "COMM", 10, true},
-	{ColumnLocal, "LOCAL", 0, true},
-	{ColumnRemote, "REMOTE", 0, true},
+	{picture.ColumnState, "STATE", 11, true},
+	{picture.ColumnAge, "AGE", 7, false},
+	{picture.ColumnPID, "PID", 7, false},
+	{picture.ColumnComm, "COMM", 10, true},
+	{picture.ColumnLocal, "LOCAL", 0, true},
+	{picture.ColumnRemote, "REMOTE", 0, true},
 }
 
 // table draws the table with its title.
 func (m *Model) table() []string {
 	r := m.picture.Request
 	columns := groupColumns
-	if r.Table == TableSockets {
+	if r.Table == picture.TableSockets {
 		columns = socketColumns
 	}
 	widths := widthsOf(columns, m.width)
 	heads := make([]string, len(columns))
 	for i, c := range columns {
 		title := c.title
-		if c.id == ColumnName {
+		if c.id == picture.ColumnName {
 			title = strings.ToUpper(string(r.By))
 		}
 		heads[i] = title
@@ -408,7 +409,7 @@ func (m *Model) table() []string {
 	for i := m.offset; i < min(m.rows(), m.offset+height); i++ {
 		var cells []string
 		style := m.look.plain
-		if r.Table == TableSockets {
+		if r.Table == picture.TableSockets {
 			s := &m.picture.Rows[i]
 			cells = socketCells(s)
 			style = m.styleOf(s.Verdict == fsm.Illegal, s.Stuck)
@@ -436,12 +437,12 @@ func (m *Model) styleOf(illegal, stuck bool) lipgloss.Style {
 }
 
 // title says what the table has.
-func (m *Model) title(r *Request) string {
+func (m *Model) title(r *picture.Request) string {
 	p := m.picture
 	var b strings.Builder
 	noun := "socket"
 	switch {
-	case r.Table == TableGroups:
+	case r.Table == picture.TableGroups:
 		fmt.Fprintf(&b, "by %s", r.By)
 		noun = "group"
 	case r.Group != nil:
@@ -458,12 +459,12 @@ func (m *Model) title(r *Request) string {
 		left += "  filter " + escaped(p.Filter)
 	}
 	columns := groupColumns
-	if r.Table == TableSockets {
+	if r.Table == picture.TableSockets {
 		columns = socketColumns
 	}
 	i := slices.IndexFunc(columns, func(c column) bool { return c.id == sortOf(r) })
 	order := strings.ToLower(columns[i].title)
-	if columns[i].id == ColumnName {
+	if columns[i].id == picture.ColumnName {
 		order = "name"
 	}
 	if r.Reverse {
@@ -514,7 +515,7 @@ func row(columns []column, widths []int, cells []string) string {
 	return b.String()
 }
 
-func groupCells(g *Group) []string {
+func groupCells(g *picture.Group) []string {
 	atLeast := ""
 	if g.AtLeast {
 		atLeast = "≥"
@@ -531,7 +532,7 @@ func groupCells(g *Group) []string {
 	}
 }
 
-func socketCells(s *Socket) []string {
+func socketCells(s *picture.Socket) []string {
 	local, remote := output.Ends(s.Local, s.Remote)
 	age, pid, comm := "-", "-", "-"
 	if s.HasAge {

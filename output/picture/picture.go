@@ -1,4 +1,6 @@
-package tui
+// Package picture has what is asked for, and what there is, where the machine and its
+// sockets are looked at again and again: on a terminal, on a page.
+package picture
 
 import (
 	"net/netip"
@@ -8,6 +10,7 @@ import (
 	"tcptrace/fsm"
 	"tcptrace/fsm/lifecycle"
 	"tcptrace/output"
+	"tcptrace/output/ladder"
 	"tcptrace/output/stat"
 )
 
@@ -28,8 +31,12 @@ type Request struct {
 	Reverse bool
 	// Rows is how many rows are wanted.
 	Rows int
-	// Socket is of which all is wanted; the zero value: of none.
+	// Socket is of which all is wanted; the zero value: of none. Ladder: also its
+	// connection, with the other end if that is on this host.
 	Socket SocketID
+	Ladder bool
+	// Times: also those in each state, and before each transition.
+	Times bool
 }
 
 // Table is what a table has.
@@ -63,16 +70,23 @@ type Picture struct {
 	Span      time.Duration // that is counted
 	Walked    bool          // the sockets from before are known
 
-	Transitions, Closed          uint64 // connections that ended
+	Transitions, Closed          uint64  // connections that ended
+	Rate                         float64 // of transitions, as Edge.Rate
+	HasRate                      bool
 	Illegal, Gaps, Lost, Evicted uint64
 	// Notices are all that the reader must know to trust the numbers.
 	Notices []output.Notice
 
-	// Sockets are the numbers of those that are in each state now, by fsm.State.
-	Sockets [fsm.Closing + 1]int
+	// Sockets are the numbers of those that are in each state now, by fsm.State. A
+	// handshake has none before its end. If SocketsAt is not zero, they and those of
+	// Groups were so at that time, and nothing is known of them since.
+	Sockets   [fsm.Closing + 1]int
+	SocketsAt time.Time
 	// TimeWaitUnseen: of TIME_WAIT not all are known.
 	TimeWaitUnseen bool
 	Edges          []Edge
+	// Times are by state; nil: not asked for.
+	Times map[fsm.State]Times
 
 	Groups []Group
 	Rows   []Socket
@@ -98,6 +112,17 @@ type Edge struct {
 	// recording has ended. HasRate: some time has passed.
 	Rate    float64
 	HasRate bool
+	// Median of the times in From that ended so, if HasMedian: if asked for, and known.
+	Median    time.Duration
+	HasMedian bool
+}
+
+// Times is what is known of the times in a state that came to their end, see stat.Dwell.
+type Times struct {
+	Count, Estimated, AtLeast, Unknown uint64
+	// These have a meaning with Count only.
+	Min, Median, P90, P99, Max time.Duration
+	Buckets                    []stat.Bucket
 }
 
 // Group is a row for all sockets that have something in common. The part of stat counts
@@ -132,6 +157,8 @@ type Detail struct {
 	ID    SocketID
 	Life  lifecycle.Lifecycle
 	Stuck *lifecycle.Stuck // nil: it is not
+	// Ladder is of its connection; nil: not asked for, or it is none.
+	Ladder *ladder.Ladder
 }
 
 // Stuck is what the same process has stuck in the same state.
@@ -147,7 +174,7 @@ type Finding struct {
 	From, To      fsm.State
 	Owner         events.Owner
 	Local, Remote netip.AddrPort
-	Reason        string
+	Rule, Reason  string
 	ID            SocketID
 }
 

@@ -9,21 +9,22 @@ import (
 	"tcptrace/events"
 	"tcptrace/fsm"
 	"tcptrace/fsm/lifecycle"
+	"tcptrace/output/ladder"
+	"tcptrace/output/picture"
 	"tcptrace/output/stat"
-	"tcptrace/output/tui"
 )
 
 // survey looks at all sockets that are followed, for one picture.
 type survey struct {
-	v *topView
-	r *tui.Request
-	p *tui.Picture
+	v *pictures
+	r *picture.Request
+	p *picture.Picture
 
 	all    bool // the filter wants all
-	groups map[stat.Key]*tui.Group
-	stuck  map[stuckID]*tui.Stuck
-	rows   []tui.Socket // the first of those so far, and some more
-	worst  *tui.Socket  // of the first; nil: they are not enough
+	groups map[stat.Key]*picture.Group
+	stuck  map[stuckID]*picture.Stuck
+	rows   []picture.Socket // the first of those so far, and some more
+	worst  *picture.Socket  // of the first; nil: they are not enough
 
 	life  lifecycle.Lifecycle // reused
 	event events.Event
@@ -39,8 +40,8 @@ type stuckID struct {
 // maxStuckGroups is how many can be looked at.
 const maxStuckGroups = 100
 
-func (s *survey) begin(v *topView, r *tui.Request, p *tui.Picture) {
-	*s = survey{v: v, r: r, p: p, all: reflect.DeepEqual(v.filter, &filter{}), groups: make(map[stat.Key]*tui.Group), stuck: make(map[stuckID]*tui.Stuck)}
+func (s *survey) begin(v *pictures, r *picture.Request, p *picture.Picture) {
+	*s = survey{v: v, r: r, p: p, all: reflect.DeepEqual(v.p.filter, &filter{}), groups: make(map[stat.Key]*picture.Group), stuck: make(map[stuckID]*picture.Stuck)}
 }
 
 // walk looks at each.
@@ -57,31 +58,30 @@ func (s *survey) walk() {
 		s.look(l)
 		return nil
 	})
-	if s.r.Table == tui.TableSockets && (s.r.State == fsm.Closed || s.r.State == 0 && v.replay != nil) {
+	if s.r.Table == picture.TableSockets && (s.r.State == fsm.Closed || s.r.State == 0 && v.whole) {
 		for i := range v.closed.lives {
-			l := &v.closed.lives[i].life
-			if s.read(l) {
-				s.offer(l, false)
+			if c := &v.closed.lives[i]; s.read(&c.life, c.at) {
+				s.offer(&c.life, false)
 			}
 		}
 	}
-	if s.r.Socket != (tui.SocketID{}) {
+	if s.r.Socket != (picture.SocketID{}) {
 		s.detail()
 	}
 }
 
-// read takes in a socket, and reports whether the filter wants it.
-func (s *survey) read(l *lifecycle.Life) bool {
+// read takes in a socket as of a time, and reports whether the filter wants it.
+func (s *survey) read(l *lifecycle.Life, at uint64) bool {
 	v, c := s.v, &s.life
-	l.Lifecycle(v.now, c)
-	c.Place = v.names.place(c.Cgroup)
-	return s.all || v.filter.wantsVerdict(c.Verdict) && v.filter.wantsLifecycle(c)
+	l.Lifecycle(at, c)
+	c.Place = v.p.names.place(c.Cgroup)
+	return s.all || v.p.filter.wantsVerdict(c.Verdict) && v.p.filter.wantsLifecycle(c)
 }
 
 // look counts a socket.
 func (s *survey) look(l *lifecycle.Life) {
 	state := l.State()
-	if !s.read(l) || !state.Known() {
+	if !s.read(l, s.v.now) || !state.Known() {
 		return
 	}
 	s.p.Sockets[state]++
@@ -89,7 +89,7 @@ func (s *survey) look(l *lifecycle.Life) {
 	if stuck {
 		s.countStuck(s.v.now)
 	}
-	if s.r.Table == tui.TableGroups {
+	if s.r.Table == picture.TableGroups {
 		g := s.group(s.key(s.r.By))
 		g.Sockets[state]++
 		g.All++
@@ -128,7 +128,7 @@ func (s *survey) countStuck(now uint64) {
 	}
 	g := s.stuck[id]
 	if g == nil {
-		g = &tui.Stuck{State: id.state, Oldest: s.found}
+		g = &picture.Stuck{State: id.state, Oldest: s.found}
 		s.stuck[id] = g
 	}
 	g.Count++
@@ -144,10 +144,10 @@ func (s *survey) key(by stat.By) stat.Key {
 	return stat.KeyOf(by, &lifecycle.Transition{Event: &s.event, Place: c.Place})
 }
 
-func (s *survey) group(k stat.Key) *tui.Group {
+func (s *survey) group(k stat.Key) *picture.Group {
 	g := s.groups[k]
 	if g == nil {
-		g = &tui.Group{Key: k}
+		g = &picture.Group{Key: k}
 		s.groups[k] = g
 	}
 	return g
@@ -156,14 +156,14 @@ func (s *survey) group(k stat.Key) *tui.Group {
 // offer has the socket in the table, if it is among the first.
 func (s *survey) offer(l *lifecycle.Life, stuck bool) {
 	c := &s.life
-	if s.r.Table != tui.TableSockets ||
+	if s.r.Table != picture.TableSockets ||
 		s.r.State != 0 && s.r.State != l.State() ||
 		s.r.Group != nil && s.key(s.r.By) != *s.r.Group {
 		return
 	}
 	s.p.All++
-	row := tui.Socket{
-		ID:    tui.SocketID{Cookie: c.Cookie, Generation: c.Generation},
+	row := picture.Socket{
+		ID:    picture.SocketID{Cookie: c.Cookie, Generation: c.Generation},
 		State: l.State(), Owner: c.Owner, Local: c.Local, Remote: c.Remote, Verdict: c.Verdict, Stuck: stuck,
 	}
 	row.Age, row.AgeExact, row.HasAge = l.Age(s.v.now)
@@ -186,18 +186,18 @@ func (s *survey) cut() {
 	}
 }
 
-func (s *survey) compareSockets(a, b tui.Socket) int {
+func (s *survey) compareSockets(a, b picture.Socket) int {
 	c := 0
 	switch s.r.Sort {
-	case tui.ColumnState:
+	case picture.ColumnState:
 		c = cmp.Compare(slices.Index(fsm.States(), a.State), slices.Index(fsm.States(), b.State))
-	case tui.ColumnPID:
+	case picture.ColumnPID:
 		c = cmp.Compare(a.Owner.PID, b.Owner.PID)
-	case tui.ColumnComm:
+	case picture.ColumnComm:
 		c = strings.Compare(string(a.Owner.Comm.Bytes()), string(b.Owner.Comm.Bytes()))
-	case tui.ColumnLocal:
+	case picture.ColumnLocal:
 		c = a.Local.Compare(b.Local)
-	case tui.ColumnRemote:
+	case picture.ColumnRemote:
 		c = a.Remote.Compare(b.Remote)
 	default: // the oldest first, but of the closed the youngest
 		c = cmp.Or(compareBool(b.HasAge, a.HasAge), cmp.Compare(b.Age, a.Age))
@@ -225,17 +225,17 @@ func compareBool(a, b bool) int {
 // detail finds all of the socket that is asked for.
 func (s *survey) detail() {
 	v, id := s.v, s.r.Socket
-	l := v.p.tracker.Find(id.Cookie, id.Generation)
+	l, at := v.p.tracker.Find(id.Cookie, id.Generation), v.now
 	for i := range v.closed.lives {
 		if c := &v.closed.lives[i]; l == nil && c.id == id {
-			l = &c.life
+			l, at = &c.life, c.at
 		}
 	}
 	if l == nil {
 		return
 	}
-	s.read(l)
-	d := &tui.Detail{ID: id, Life: s.life}
+	s.read(l, at)
+	d := &picture.Detail{ID: id, Life: s.life}
 	d.Life.Path = slices.Clone(d.Life.Path)
 	d.Life.Violations = slices.Clone(d.Life.Violations)
 	if s.isStuck(l) {
@@ -243,7 +243,43 @@ func (s *survey) detail() {
 		o.grow(v.now)
 		d.Stuck = &o.Stuck
 	}
+	if s.r.Ladder {
+		d.Ladder = s.ladder(&d.Life)
+	}
 	s.p.Detail = d
+}
+
+// ladder finds the other end of a connection.
+func (s *survey) ladder(of *lifecycle.Lifecycle) (found *ladder.Ladder) {
+	isOf := func(l *ladder.Ladder) bool {
+		return slices.ContainsFunc(l.Ends[:], func(e *ladder.End) bool {
+			return e != nil && e.Cookie == of.Cookie && e.Generation == of.Generation
+		})
+	}
+	pairs := ladder.NewPairs(0, nil, func(l *ladder.Ladder) error {
+		if isOf(l) {
+			found = l
+		}
+		return nil
+	})
+	offer := func(l *lifecycle.Life, at uint64) error {
+		if !l.IsConnection() {
+			return nil
+		}
+		s.read(l, at)
+		if c := &s.life; c.Local == of.Local && c.Remote == of.Remote || c.Local == of.Remote && c.Remote == of.Local {
+			return pairs.Ended(c)
+		}
+		return nil
+	}
+	v := s.v
+	for i := range v.closed.lives { // the oldest first; the drawing gives no error
+		c := &v.closed.lives[(v.closed.next+i)%len(v.closed.lives)]
+		_ = offer(&c.life, c.at)
+	}
+	_ = v.p.tracker.Each(func(l *lifecycle.Life) error { return offer(l, v.now) })
+	_ = pairs.Finish()
+	return found
 }
 
 // finish completes the picture, with what was counted of groups.
@@ -251,12 +287,12 @@ func (s *survey) finish(counted []*stat.Group, other *stat.Group, base *sample) 
 	for _, g := range s.stuck {
 		s.p.Stuck = append(s.p.Stuck, *g)
 	}
-	slices.SortFunc(s.p.Stuck, func(a, b tui.Stuck) int {
+	slices.SortFunc(s.p.Stuck, func(a, b picture.Stuck) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(b.Oldest.Age, a.Oldest.Age),
 			cmp.Compare(a.State, b.State), cmp.Compare(a.Oldest.Owner.PID, b.Oldest.Owner.PID))
 	})
 	s.p.Stuck = s.p.Stuck[:min(len(s.p.Stuck), maxStuckGroups)]
-	if s.r.Table == tui.TableSockets {
+	if s.r.Table == picture.TableSockets {
 		s.cut()
 		s.p.Rows = s.rows
 		return
@@ -268,7 +304,7 @@ func (s *survey) finish(counted []*stat.Group, other *stat.Group, base *sample) 
 			row.Rate, row.HasRate = s.v.perSecond(g.Transitions, base.groups[g.Key], base)
 		}
 	}
-	rows := make([]tui.Group, 0, len(s.groups))
+	rows := make([]picture.Group, 0, len(s.groups))
 	for _, g := range s.groups {
 		rows = append(rows, *g)
 	}
@@ -281,32 +317,32 @@ func (s *survey) finish(counted []*stat.Group, other *stat.Group, base *sample) 
 	}
 	if other.Transitions > 0 {
 		s.p.All++
-		s.p.Groups = append(s.p.Groups, tui.Group{Name: "(others)", Tally: other.Tally})
+		s.p.Groups = append(s.p.Groups, picture.Group{Name: "(others)", Tally: other.Tally})
 	}
 }
 
-func (s *survey) compareGroups(a, b tui.Group) int {
+func (s *survey) compareGroups(a, b picture.Group) int {
 	c := 0
 	switch s.r.Sort {
-	case tui.ColumnName:
+	case picture.ColumnName:
 		c = -a.Key.Compare(b.Key)
-	case tui.ColumnRate:
+	case picture.ColumnRate:
 		c = cmp.Compare(a.Rate, b.Rate)
-	case tui.ColumnTransitions:
+	case picture.ColumnTransitions:
 		c = cmp.Compare(a.Tally.Transitions, b.Tally.Transitions)
-	case tui.ColumnClosed:
+	case picture.ColumnClosed:
 		c = cmp.Compare(a.Tally.Ended(), b.Tally.Ended())
-	case tui.ColumnAbort:
+	case picture.ColumnAbort:
 		c = cmp.Compare(a.Tally.Verdicts[fsm.Abort], b.Tally.Verdicts[fsm.Abort])
-	case tui.ColumnIllegal:
+	case picture.ColumnIllegal:
 		c = cmp.Compare(a.Tally.Verdicts[fsm.Illegal], b.Tally.Verdicts[fsm.Illegal])
-	case tui.ColumnStuck:
+	case picture.ColumnStuck:
 		c = cmp.Compare(a.Stuck, b.Stuck)
-	case tui.ColumnEstablished:
+	case picture.ColumnEstablished:
 		c = cmp.Compare(a.Sockets[fsm.Established], b.Sockets[fsm.Established])
-	case tui.ColumnCloseWait:
+	case picture.ColumnCloseWait:
 		c = cmp.Compare(a.Sockets[fsm.CloseWait], b.Sockets[fsm.CloseWait])
-	case tui.ColumnTimeWait:
+	case picture.ColumnTimeWait:
 		c = cmp.Compare(a.Sockets[fsm.TimeWait], b.Sockets[fsm.TimeWait])
 	default:
 		c = cmp.Compare(a.All, b.All)
