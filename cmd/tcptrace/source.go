@@ -267,13 +267,16 @@ func (l *live) checkLosses(now uint64) error {
 	return nil
 }
 
+// measuredTimeWait begins what Unmeasured says of TIME_WAIT.
+const measuredTimeWait = "TIME_WAIT"
+
 func (l *live) Unmeasured() []string {
 	var list []string
 	for _, m := range []struct {
 		what string
 		err  error
 	}{
-		{"TIME_WAIT", l.tracer.TimeWait()},
+		{measuredTimeWait, l.tracer.TimeWait()},
 		{"why TIME_WAIT ends before its time", l.tracer.EndReasons()},
 		{"the time of handshakes from the SYN-ACK on", l.tracer.HalfOpen()},
 	} {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"tcptrace/events"
@@ -322,7 +323,7 @@ func (s topSink) Transition(t *lifecycle.Transition) error {
 		}
 		v.findings = append(v.findings, tui.Finding{
 			Time: v.clock.Time(t.Time).In(time.Local), From: t.From, To: t.To, Owner: t.Owner,
-			Local: t.Local, Remote: t.Remote, Reason: t.Reason, ID: tui.SocketID{Cookie: t.Cookie, Generation: t.Generation},
+			Local: t.Local, Remote: t.Remote, Reason: t.Reason,
 		})
 	}
 	if t.Verdict == fsm.Linux && t.To == fsm.Closed && (t.From == fsm.FinWait2 || t.From == fsm.Closing) {
@@ -334,6 +335,11 @@ func (s topSink) Transition(t *lifecycle.Transition) error {
 // Notice implements [output.Sink].
 func (s topSink) Notice(n *output.Notice) error {
 	s.v.board.put(n)
+	switch {
+	case n.Kind == output.NoticeUnmeasured && strings.HasPrefix(n.Reason, measuredTimeWait),
+		n.Kind == output.NoticeLost && n.Reason == events.LossMinisocks.String():
+		s.v.noTimeWait = true
+	}
 	return nil
 }
 
@@ -469,8 +475,8 @@ func (v *topView) picture(r *tui.Request) *tui.Picture {
 	p := &tui.Picture{
 		Request: r, Filter: v.filterLine, Recording: v.name(), Ended: v.ended, Err: v.err,
 		Time: v.clock.Time(v.now).In(time.Local), Span: w.Duration(), Walked: v.walked,
-		Transitions: w.Transitions, Closed: w.Ended(),
-		Illegal: w.Verdicts[fsm.Illegal], Gaps: w.Verdicts[fsm.Gap], Lost: v.summary.Lost, Evicted: v.p.tracker.Evicted(),
+		Transitions: w.Transitions,
+		Illegal:     w.Verdicts[fsm.Illegal], Gaps: w.Verdicts[fsm.Gap], Lost: v.summary.Lost, Evicted: v.p.tracker.Evicted(),
 		Notices:  slices.Clone(v.board.notices),
 		Findings: slices.Clone(v.findings), TimeWaitUnseen: v.noTimeWait,
 	}

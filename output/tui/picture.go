@@ -63,12 +63,13 @@ type Picture struct {
 	Span      time.Duration // that is counted
 	Walked    bool          // the sockets from before are known
 
-	Transitions, Closed          uint64 // connections that ended
+	Transitions                  uint64
 	Illegal, Gaps, Lost, Evicted uint64
 	// Notices are all that the reader must know to trust the numbers.
 	Notices []output.Notice
 
-	// Sockets are the numbers of those that are in each state now, by fsm.State.
+	// Sockets are the numbers of those that are in each state now, by fsm.State. A
+	// handshake has none before its end.
 	Sockets [fsm.Closing + 1]int
 	// TimeWaitUnseen: of TIME_WAIT not all are known.
 	TimeWaitUnseen bool
@@ -148,7 +149,6 @@ type Finding struct {
 	Owner         events.Owner
 	Local, Remote netip.AddrPort
 	Reason        string
-	ID            SocketID
 }
 
 // Column is what rows are sorted by.
