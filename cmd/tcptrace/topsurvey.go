@@ -187,7 +187,7 @@ func (s *survey) cut() {
 }
 
 func (s *survey) compareSockets(a, b tui.Socket) int {
-	c := 0
+	var c int
 	switch s.r.Sort {
 	case tui.ColumnState:
 		c = cmp.Compare(slices.Index(fsm.States(), a.State), slices.Index(fsm.States(), b.State))
@@ -286,7 +286,7 @@ func (s *survey) finish(counted []*stat.Group, other *stat.Group, base *sample) 
 }
 
 func (s *survey) compareGroups(a, b tui.Group) int {
-	c := 0
+	var c int
 	switch s.r.Sort {
 	case tui.ColumnName:
 		c = -a.Key.Compare(b.Key)

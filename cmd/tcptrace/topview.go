@@ -218,7 +218,7 @@ func (v *topView) want(r *tui.Request) error {
 			return err
 		}
 	}
-	v.filterLine, v.results.filter = r.Filter, filter
+	v.filterLine, v.filter = r.Filter, filter
 	v.stuck().drop()
 	v.restart(v.now)
 	v.again = v.replay != nil
@@ -302,10 +302,11 @@ func (v *topView) readAgain() error {
 	v.stuck().reset()
 	v.p.tracker, v.p.unseen = lifecycle.NewTracker(v.maxConnections), ""
 	v.restart(v.p.source.Start())
-	if err := v.p.read(); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, errEnough) {
-		return err
+	err := v.p.read()
+	if errors.Is(err, io.EOF) || errors.Is(err, errEnough) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // topSink takes what is counted, and what is told when the screen is gone.

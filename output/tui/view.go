@@ -407,7 +407,7 @@ func (m *Model) table() []string {
 	}
 	for i := m.offset; i < min(m.rows(), m.offset+height); i++ {
 		var cells []string
-		style := m.look.plain
+		var style lipgloss.Style
 		if r.Table == TableSockets {
 			s := &m.picture.Rows[i]
 			cells = socketCells(s)
