@@ -57,18 +57,17 @@ func (term *terminal) screen() string {
 	return term.tmux("capture-pane", "-p")
 }
 
-// shows waits until the pattern is on the screen, and returns it.
-func (term *terminal) shows(pattern string) string {
+// shows waits until the pattern is on the screen.
+func (term *terminal) shows(pattern string) {
 	term.t.Helper()
 	want := regexp.MustCompile(pattern)
 	last := ""
 	for deadline := time.Now().Add(usualWait); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if last = term.screen(); want.MatchString(last) {
-			return last
+			return
 		}
 	}
 	term.t.Fatalf("waited in vain for %q, there is\n%s", pattern, last)
-	return ""
 }
 
 // press presses keys, by their names in tmux, or types what has a space in it.

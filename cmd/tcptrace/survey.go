@@ -187,7 +187,7 @@ func (s *survey) cut() {
 }
 
 func (s *survey) compareSockets(a, b picture.Socket) int {
-	c := 0
+	var c int
 	switch s.r.Sort {
 	case picture.ColumnState:
 		c = cmp.Compare(slices.Index(fsm.States(), a.State), slices.Index(fsm.States(), b.State))
@@ -322,7 +322,7 @@ func (s *survey) finish(counted []*stat.Group, other *stat.Group, base *sample) 
 }
 
 func (s *survey) compareGroups(a, b picture.Group) int {
-	c := 0
+	var c int
 	switch s.r.Sort {
 	case picture.ColumnName:
 		c = -a.Key.Compare(b.Key)

@@ -148,7 +148,7 @@ func (v *topView) want(r *picture.Request) error {
 			return err
 		}
 	}
-	v.filterLine, v.results.filter = r.Filter, filter
+	v.filterLine, v.filter = r.Filter, filter
 	v.stuck().drop()
 	v.restart(v.now)
 	v.again = v.replay != nil
@@ -229,10 +229,11 @@ func (v *topView) readAgain() error {
 	v.stuck().reset()
 	v.p.tracker, v.p.unseen = lifecycle.NewTracker(v.maxConnections), ""
 	v.restart(v.p.source.Start())
-	if err := v.p.read(); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, errEnough) {
-		return err
+	err := v.p.read()
+	if errors.Is(err, io.EOF) || errors.Is(err, errEnough) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // topSink also takes what is told when the screen is gone.

@@ -70,9 +70,10 @@ type Picture struct {
 	Span      time.Duration // that is counted
 	Walked    bool          // the sockets from before are known
 
-	Transitions, Closed          uint64  // connections that ended
-	Rate                         float64 // of transitions, as Edge.Rate
+	Transitions                  uint64
+	Rate                         float64 // of these, as Edge.Rate
 	HasRate                      bool
+	Closed                       uint64 // connections that ended
 	Illegal, Gaps, Lost, Evicted uint64
 	// Notices are all that the reader must know to trust the numbers.
 	Notices []output.Notice

@@ -2,7 +2,6 @@ package tui
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"math"
 	"strings"
@@ -239,7 +238,7 @@ func TestShow(t *testing.T) {
 	if !strings.Contains(text, enter) || !strings.HasSuffix(text[strings.LastIndex(text, leave):], leave) && !strings.Contains(text, leave) {
 		t.Errorf("%q", text)
 	}
-	if strings.Contains(text, fmt.Sprint("\x1b[1;31m")) {
+	if strings.Contains(text, "\x1b[1;31m") {
 		t.Error("colours, though none are wanted")
 	}
 }

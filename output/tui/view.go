@@ -148,7 +148,7 @@ func (m *Model) footer() string {
 func (m *Model) helpPage() []string {
 	lines := strings.Split(m.help.FullHelpView(m.keys.full()), "\n")
 	return append(append(lines, ""), m.wrapped(
-		"Below each state: its sockets now. At the arrows: transitions per second, of late, or how many (t); "+
+		"Below each state: its sockets now (of SYN_RCVD not the handshakes that have none yet). At the arrows: transitions per second, of late, or how many (t); "+
 			"!: some were illegal. Below the diagram: what has no arrow in it. "+
 			"SOCKS E CW TW: sockets now, all and in ESTABLISHED, CLOSE_WAIT, TIME_WAIT. "+
 			"TRANS CLOSED ABORT ILL: transitions, ended connections, aborts, illegal, "+
@@ -408,14 +408,14 @@ func (m *Model) table() []string {
 	}
 	for i := m.offset; i < min(m.rows(), m.offset+height); i++ {
 		var cells []string
-		style := m.look.plain
+		var style lipgloss.Style
 		if r.Table == picture.TableSockets {
 			s := &m.picture.Rows[i]
 			cells = socketCells(s)
 			style = m.styleOf(s.Verdict == fsm.Illegal, s.Stuck)
 		} else {
 			g := &m.picture.Groups[i]
-			cells = groupCells(g)
+			cells = groupCells(g, m.picture.TimeWaitUnseen)
 			style = m.styleOf(g.Tally.Verdicts[fsm.Illegal] > 0, g.Stuck > 0)
 		}
 		if i == m.cursor && !m.focused {
@@ -515,7 +515,11 @@ func row(columns []column, widths []int, cells []string) string {
 	return b.String()
 }
 
-func groupCells(g *picture.Group) []string {
+func groupCells(g *picture.Group, timeWaitUnseen bool) []string {
+	timeWait := short(uint64(g.Sockets[fsm.TimeWait]))
+	if timeWaitUnseen {
+		timeWait = "≥" + narrow(uint64(g.Sockets[fsm.TimeWait]))
+	}
 	atLeast := ""
 	if g.AtLeast {
 		atLeast = "≥"
@@ -526,7 +530,7 @@ func groupCells(g *picture.Group) []string {
 	}
 	return []string{
 		g.Name, short(uint64(g.All)),
-		short(uint64(g.Sockets[fsm.Established])), short(uint64(g.Sockets[fsm.CloseWait])), short(uint64(g.Sockets[fsm.TimeWait])),
+		short(uint64(g.Sockets[fsm.Established])), short(uint64(g.Sockets[fsm.CloseWait])), timeWait,
 		rate, atLeast + short(g.Tally.Transitions), short(g.Tally.Ended()),
 		short(g.Tally.Verdicts[fsm.Abort]), short(g.Tally.Verdicts[fsm.Illegal]), short(uint64(g.Stuck)),
 	}
