@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -17,7 +18,9 @@ import (
 	"tcptrace/events"
 	"tcptrace/output"
 	"tcptrace/output/otlp"
+	"tcptrace/output/picture"
 	"tcptrace/output/prom"
+	"tcptrace/output/web"
 )
 
 const agentHelp = `  sudo tcptrace agent                                   metrics on http://127.0.0.1:9917/metrics
@@ -69,7 +72,7 @@ func newAgent() *cobra.Command {
 func (f *agentFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	flags.StringVar(&f.listen, "listen", defaultListen, "serve /metrics and /healthz at `ADDRESS`")
+	flags.StringVar(&f.listen, "listen", defaultListen, "serve /, which is a page to look at, /metrics and /healthz at `ADDRESS`")
 	flags.StringVar(&f.webConfig, "web.config.file", "", "TLS and passwords, from a `FILE` as of all Prometheus exporters")
 	flags.StringVar(&f.config, "config", "", "read the flags that are not given from `FILE`: YAML with their long names")
 	flags.StringSliceVar(&f.by, "by", nil, "group transitions, ends and stuck sockets by `LABEL`, ...: comm, container, unit, netns, lport")
@@ -153,7 +156,15 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 		return err
 	}
 	var attached atomic.Bool
-	server, err := newAgentServer(f.listen, f.webConfig, f.profiles, prom.Handler(registry), func() health {
+	var looked atomic.Pointer[pictures] // nil: not attached yet
+	page := web.New(&web.Options{Version: version, Host: hostName(), Ask: func(ctx context.Context, r *picture.Request) *picture.Picture {
+		if p := looked.Load(); p != nil {
+			return p.ask(ctx, r)
+		}
+		return nil
+	}})
+	defer page.Close()
+	server, err := newAgentServer(f.listen, f.webConfig, f.profiles, prom.Handler(registry), page, func() health {
 		h := health{Attached: attached.Load(), Walked: pulse.walked.Load(), Lost: metrics.Lost()}
 		if h.Attached {
 			age := pulse.age()
@@ -164,6 +175,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	server.RegisterOnShutdown(page.Close)
 
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
@@ -183,15 +195,25 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	err = f.trace(cmd, doing, func(p *pipeline) view {
 		v := newAgentView(p, metrics, pulse, f.findingsSink(stdout, stderr, p.clock, exporter))
 		v.ports.available = availablePorts
-		v.counts = f.counts
+		v.countInKernel(f.counts)
 		v.ready = func() { notify(log, daemon.SdNotifyReady) }
 		pulse.beat()
+		looked.Store(v.pictures)
 		attached.Store(true)
 		return v
 	})
 	notify(log, daemon.SdNotifyStopping)
 	server.stop()
 	return errors.Join(err, <-served)
+}
+
+// hostName is for people, "" if there is none.
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return ""
+	}
+	return name
 }
 
 // exporter returns what sends the metrics of the registry, with its own, and findings

@@ -36,12 +36,14 @@ type agentServer struct {
 	log      *slog.Logger
 }
 
-// newAgentServer returns a server that listens, but does not serve yet.
-func newAgentServer(address, config string, profiles bool, metrics http.Handler, state func() health, log *slog.Logger) (*agentServer, error) {
+// newAgentServer returns a server that listens, but does not serve yet. The page has all
+// that is not of others.
+func newAgentServer(address, config string, profiles bool, metrics, page http.Handler, state func() health, log *slog.Logger) (*agentServer, error) {
 	if err := web.Validate(config); err != nil {
 		return nil, usagef("--web.config.file %s: %w", config, err)
 	}
 	mux := http.NewServeMux()
+	mux.Handle("/", page)
 	mux.Handle("GET /metrics", metrics)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		h := state()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"tcptrace/fsm/lifecycle"
 	"tcptrace/output"
 	"tcptrace/output/prom"
+	"tcptrace/output/stat"
 )
 
 // agentView counts what happens. Transitions and the ends of connections go to the
@@ -25,7 +27,8 @@ type agentView struct {
 	findings *findings
 	ports    *portShares
 	counts   *kernelCounts // nil: each transition is sent
-	ready    func()        // called once, when the sockets from before have been walked; or nil
+	pictures *pictures
+	ready    func() // called once, when the sockets from before have been walked; or nil
 
 	flushAt   uint64 // when to flush though there is more to read, as events.Event.Time
 	lifecycle lifecycle.Lifecycle
@@ -39,19 +42,41 @@ const agentDelay = uint64(100 * time.Millisecond)
 func newAgentView(p *pipeline, metrics *prom.Sink, pulse *pulse, findings *findings) *agentView {
 	v := &agentView{chosen: chosen{results: p.results}, tracker: p.tracker, metrics: metrics, pulse: pulse, findings: findings}
 	v.ports = newPortShares(p)
+	v.pictures = newPictures(p, &stat.Options{Hist: timedStates()})
+	v.pictures.restart(p.source.Start())
 	p.source = watched{p.source, pulse}
-	p.sink = output.Multi{metrics, socketCount{agentView: v}, findings}
+	p.sink = output.Multi{metrics, socketCount{agentView: v}, findings, pictureSink{pictures: v.pictures}}
 	v.pass = p.sink.Transition
 	return v
 }
 
+// timedStates are those of which the times say something.
+func timedStates() []fsm.State {
+	return slices.DeleteFunc(fsm.States(), func(s fsm.State) bool { return s == fsm.Closed })
+}
+
+// countInKernel has what the kernel side counts in the pictures, too; nil: nothing.
+func (v *agentView) countInKernel(k *kernelCounts) {
+	if v.counts = k; k == nil {
+		return
+	}
+	v.pictures.counts, v.pictures.options.Counted = k, k.read
+	v.pictures.restart(v.pictures.since)
+}
+
 func (v *agentView) take(t *lifecycle.Transition) error {
-	if err := v.observe(t); err != nil || t.Time < v.flushAt {
+	if err := v.observe(t); err != nil {
+		return err
+	}
+	if err := v.pictures.took(t); err != nil || t.Time < v.flushAt {
 		return err
 	}
 	v.flushAt = t.Time + agentDelay
 	return v.sink.Flush()
 }
+
+// idle implements [idler].
+func (v *agentView) idle(until uint64) error { return v.pictures.passed(until) }
 
 func (v *agentView) observe(t *lifecycle.Transition) error {
 	if t.Unended != nil {
@@ -109,6 +134,7 @@ func (v *agentView) walkEnded(w *events.Walked) error {
 	if v.pulse.walked.Load() {
 		v.metrics.Ports(v.ports.ratios(w))
 		v.metrics.Sockets(v.tracker.Count, v.tracker.Evicted())
+		v.pictures.found(w.Time)
 	}
 	if err := v.findings.minute(w.Time); err != nil {
 		return err
@@ -117,6 +143,7 @@ func (v *agentView) walkEnded(w *events.Walked) error {
 }
 
 func (v *agentView) finish(uint64, *lifecycle.Tracker) error {
+	close(v.pictures.over)
 	steps, _ := v.counts.total()
 	v.summary.Transitions += steps
 	return nil

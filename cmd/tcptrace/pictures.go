@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -38,15 +39,16 @@ type pictures struct {
 	board    noticeBoard
 	findings []picture.Finding // the youngest last
 	closed   closedLives
-	samples  []sample // for rates
+	kept     []closedLives // of before
+	samples  []sample      // for rates
 
 	survey survey
 	atWalk *picture.Picture // what the last walk found; nil: with counts only
 }
 
 // newPictures returns one for a pipeline. It counts as the options say, after restart.
-func newPictures(p *pipeline, o *stat.Options) pictures {
-	v := pictures{p: p, options: *o, questions: make(chan question), over: make(chan struct{})}
+func newPictures(p *pipeline, o *stat.Options) *pictures {
+	v := &pictures{p: p, options: *o, questions: make(chan question), over: make(chan struct{})}
 	v.answer = func(q question) error {
 		q.answer <- v.picture(q.Request)
 		return nil
@@ -122,6 +124,20 @@ func (v *pictures) poll() error {
 		return nil
 	}
 }
+
+// found takes in that a walk has found the sockets. Where the kernel side counts, nobody
+// else knows of them.
+func (v *pictures) found(at uint64) {
+	v.now, v.walked = max(v.now, at), true
+	if v.counts == nil {
+		return
+	}
+	v.atWalk = nil
+	v.atWalk = v.picture(&picture.Request{By: stat.ByPID, Rows: maxRows})
+}
+
+// maxRows is how many rows can be asked for.
+const maxRows = 1 << 17
 
 // stuck returns the view that speaks of what is stuck, which is around this one.
 func (v *pictures) stuck() *stuckView { return v.p.view.(*stuckView) }
@@ -206,6 +222,37 @@ func (c *closedLives) put(t *lifecycle.Transition) {
 	c.next = (c.next + 1) % maxClosed
 }
 
+// maxKept is how many of those who look at what was closed can take their time.
+const maxKept = 4
+
+// keep remembers what was closed by now, as who looks at it may want more of it when
+// others have taken its place.
+func (v *pictures) keep() {
+	if len(v.kept) >= maxKept {
+		v.kept = slices.Delete(v.kept, 0, 1)
+	}
+	v.kept = append(v.kept, closedLives{lives: slices.Clone(v.closed.lives), next: v.closed.next})
+}
+
+// gone yields what was closed and is known, each once, in the order of their ends.
+func (v *pictures) gone() iter.Seq[*closedLife] {
+	return func(yield func(*closedLife) bool) {
+		seen := make(map[picture.SocketID]bool)
+		for _, c := range append(slices.Clone(v.kept), v.closed) {
+			for i := range c.lives {
+				l := &c.lives[(c.next+i)%len(c.lives)]
+				if seen[l.id] {
+					continue
+				}
+				seen[l.id] = true
+				if !yield(l) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // sample is what had been counted at one time.
 type sample struct {
 	at     uint64
@@ -272,8 +319,8 @@ func (v *pictures) picture(r *picture.Request) *picture.Picture {
 	begun := time.Now()
 	w := v.stat.Now(v.now)
 	p := &picture.Picture{
-		Request: r,
-		Time:    v.p.clock.Time(v.now).In(time.Local), Span: w.Duration(), Walked: v.walked,
+		Request: r, Clock: v.p.clock, InKernel: v.counts != nil,
+		Time: v.p.clock.Time(v.now).In(time.Local), Span: w.Duration(), Walked: v.walked,
 		Transitions: w.Transitions, Closed: w.Ended(),
 		Illegal: w.Verdicts[fsm.Illegal], Gaps: w.Verdicts[fsm.Gap], Lost: v.p.summary.Lost, Evicted: v.p.tracker.Evicted(),
 		Notices:  slices.Clone(v.board.notices),

@@ -59,6 +59,9 @@ func (s *survey) walk() {
 		return nil
 	})
 	if s.r.Table == picture.TableSockets && (s.r.State == fsm.Closed || s.r.State == 0 && v.whole) {
+		if s.r.Keep {
+			v.keep()
+		}
 		for i := range v.closed.lives {
 			if c := &v.closed.lives[i]; s.read(&c.life, c.at) {
 				s.offer(&c.life, false)
@@ -162,6 +165,9 @@ func (s *survey) offer(l *lifecycle.Life, stuck bool) {
 		return
 	}
 	s.p.All++
+	if s.r.Rows <= 0 { // nobody looks at them
+		return
+	}
 	row := picture.Socket{
 		ID:    picture.SocketID{Cookie: c.Cookie, Generation: c.Generation},
 		State: l.State(), Owner: c.Owner, Local: c.Local, Remote: c.Remote, Verdict: c.Verdict, Stuck: stuck,
@@ -179,7 +185,7 @@ func (s *survey) offer(l *lifecycle.Life, stuck bool) {
 // cut keeps the first rows.
 func (s *survey) cut() {
 	slices.SortFunc(s.rows, s.compareSockets)
-	if n := s.r.Rows; len(s.rows) >= n {
+	if n := s.r.Rows; n > 0 && len(s.rows) >= n {
 		s.rows = s.rows[:n]
 		worst := s.rows[n-1]
 		s.worst = &worst
@@ -226,8 +232,8 @@ func compareBool(a, b bool) int {
 func (s *survey) detail() {
 	v, id := s.v, s.r.Socket
 	l, at := v.p.tracker.Find(id.Cookie, id.Generation), v.now
-	for i := range v.closed.lives {
-		if c := &v.closed.lives[i]; l == nil && c.id == id {
+	for c := range v.gone() {
+		if l == nil && c.id == id {
 			l, at = &c.life, c.at
 		}
 	}
@@ -273,8 +279,7 @@ func (s *survey) ladder(of *lifecycle.Lifecycle) (found *ladder.Ladder) {
 		return nil
 	}
 	v := s.v
-	for i := range v.closed.lives { // the oldest first; the drawing gives no error
-		c := &v.closed.lives[(v.closed.next+i)%len(v.closed.lives)]
+	for c := range v.gone() { // the drawing gives no error
 		_ = offer(&c.life, c.at)
 	}
 	_ = v.p.tracker.Each(func(l *lifecycle.Life) error { return offer(l, v.now) })

@@ -26,7 +26,7 @@ type screen interface {
 // topView counts as statView does, and has pictures of it for a screen.
 type topView struct {
 	*traceView
-	pictures
+	*pictures
 	ctx            context.Context // done: a recording is to leave the screen, too
 	stderr         io.Writer
 	maxConnections int
@@ -52,7 +52,7 @@ func newTopView(ctx context.Context, p *pipeline, first *picture.Request, maxCon
 	v.whole = v.replay != nil
 	v.answer = v.reply
 	p.source = observed{p.source, v}
-	p.sink = topSink{pictureSink: pictureSink{pictures: &v.pictures}, v: v}
+	p.sink = topSink{pictureSink: pictureSink{pictures: v.pictures}, v: v}
 	v.restart(p.source.Start())
 	return v
 }

@@ -25,7 +25,11 @@ const svgHead = `<svg xmlns="http://www.w3.org/2000/svg" class="tcpfsm" viewBox=
 <title id="tcpfsm-title">%[3]s</title>
 <desc id="tcpfsm-desc">%[4]s</desc>
 <style>
-.tcpfsm { font-family: "Helvetica Neue", Helvetica, Arial, "DejaVu Sans", sans-serif; font-size: 13px; color: #1f2937; }
+` + svgStyle + `</style>
+<defs>
+`
+
+const svgStyle = `.tcpfsm { font-family: "Helvetica Neue", Helvetica, Arial, "DejaVu Sans", sans-serif; font-size: 13px; color: #1f2937; }
 .tcpfsm text { fill: currentColor; }
 .tcpfsm .ground { fill: #ffffff; }
 .tcpfsm .area rect { fill: none; stroke: #c3cad5; stroke-dasharray: 3 4; }
@@ -54,8 +58,6 @@ const svgHead = `<svg xmlns="http://www.w3.org/2000/svg" class="tcpfsm" viewBox=
 .tcpfsm .timeout { color: #f5a55b; }
 .tcpfsm .notes { color: #9aa4b2; }
 }
-</style>
-<defs>
 `
 
 const (
@@ -96,16 +98,21 @@ func svg(u *Usage) string {
 
 	var out strings.Builder
 	fmt.Fprintf(&out, svgHead, width, height, title, description)
-	for _, k := range u.kinds() {
-		fmt.Fprintf(&out, `<marker id="tcpfsm-%s" class="%[1]s" viewBox="0 0 10 10" refX="9" refY="5"`+
-			` markerWidth="11" markerHeight="11" markerUnits="userSpaceOnUse" orient="auto">`+
-			"<path d=\"M0 1 L10 5 L0 9 L2.5 5 Z\"/></marker>\n", k.class)
-	}
+	svgMarkers(&out, u.kinds())
 	if u != nil {
-		out.WriteString(usedStyle)
+		out.WriteString("<style>\n" + usedStyle + "</style>\n")
 	}
 	fmt.Fprintf(&out, "</defs>\n<rect class=\"ground\" width=\"%d\" height=\"%d\"/>\n", width, height)
 	return out.String() + body.String() + "</svg>\n"
+}
+
+// svgMarkers writes the arrowheads.
+func svgMarkers(out *strings.Builder, kinds []kind) {
+	for _, k := range kinds {
+		fmt.Fprintf(out, `<marker id="tcpfsm-%s" class="%[1]s" viewBox="0 0 10 10" refX="9" refY="5"`+
+			` markerWidth="11" markerHeight="11" markerUnits="userSpaceOnUse" orient="auto">`+
+			"<path d=\"M0 1 L10 5 L0 9 L2.5 5 Z\"/></marker>\n", k.class)
+	}
 }
 
 func svgFigure(out *strings.Builder, u *Usage) {
@@ -136,11 +143,16 @@ func svgState(out *strings.Builder, s fsm.State) {
 }
 
 func svgEdge(out *strings.Builder, e *fsm.Edge, u *Usage) {
-	r, kind, lines := routeOf(e), u.kindOf(e), u.labelLines(e)
+	drawEdge(out, e, u.kindOf(e), "", u.labelLines(e))
+}
+
+// drawEdge draws an edge of such a kind, with attributes of its own, and lines of text.
+func drawEdge(out *strings.Builder, e *fsm.Edge, kind, attributes string, lines []string) {
+	r := routeOf(e)
 	if len(lines) > 0 {
 		r.move(len(labelLines(e)), len(lines))
 	}
-	fmt.Fprintf(out, "<g id=\"edge-%s-%s\" class=\"edge %s\">\n", e.From, e.To, kind)
+	fmt.Fprintf(out, "<g id=\"edge-%s-%s\" class=\"edge %s\"%s>\n", e.From, e.To, kind, attributes)
 	fmt.Fprintf(out, "<title>%s to %s: %s (%s)</title>\n", e.From, e.To, escape(e.Trigger()), escape(e.Rule))
 	path := rounded(r.path)
 	fmt.Fprintf(out, "<path class=\"casing\" d=\"%s\"/>\n", path)

@@ -37,15 +37,13 @@ const (
 )
 
 // usedStyle has the colours of these.
-const usedStyle = `<style>
-.tcpfsm .illegal { color: #c81e1e; }
+const usedStyle = `.tcpfsm .illegal { color: #c81e1e; }
 .tcpfsm .edge.illegal path:not(.casing) { stroke-width: 2.6; }
 .tcpfsm .unused { color: #c3cad5; }
 @media (prefers-color-scheme: dark) {
 .tcpfsm .illegal { color: #ff6b6b; }
 .tcpfsm .unused { color: #3d4654; }
 }
-</style>
 `
 
 func (u *Usage) heading() string {

@@ -25,12 +25,9 @@ const (
 	arrowInset          = barWidth/2 + 3
 )
 
-// svgHead has colours once for each kind, as color, for lines, arrowheads and words.
-const svgHead = `<svg xmlns="http://www.w3.org/2000/svg" class="tcpladder" viewBox="0 0 %[1]d %[2]d" width="%[1]d" height="%[2]d" role="img" aria-labelledby="tcpladder-title tcpladder-desc">
-<title id="tcpladder-title">TCP connections</title>
-<desc id="tcpladder-desc">Each connection as a ladder: the states of both ends as bars, time going down but not to scale, and arrows for the segments between them. A dashed arrow is not of a segment that was seen, but of a change of one end that answers the other's.</desc>
-<style>
-.tcpladder { font-family: "Helvetica Neue", Helvetica, Arial, "DejaVu Sans", sans-serif; font-size: 13px; color: #1f2937; }
+// SVGStyle is the style sheet within the document, to the byte: so that a security policy
+// can name it by its hash.
+const SVGStyle = "\n" + `.tcpladder { font-family: "Helvetica Neue", Helvetica, Arial, "DejaVu Sans", sans-serif; font-size: 13px; color: #1f2937; }
 .tcpladder text { fill: currentColor; }
 .tcpladder .ground { fill: #ffffff; }
 .tcpladder .heading { font-size: 18px; font-weight: bold; }
@@ -45,7 +42,7 @@ const svgHead = `<svg xmlns="http://www.w3.org/2000/svg" class="tcpladder" viewB
 .tcpladder .segment path { fill: none; stroke: currentColor; stroke-width: 1.6; }
 .tcpladder .inferred path { stroke-dasharray: 6 4; }
 .tcpladder .segment text, .tcpladder .call { stroke: #ffffff; stroke-width: 4; stroke-linejoin: round; paint-order: stroke; }
-.tcpladder marker path { fill: currentColor; }
+.tcpladder marker.segment path { fill: currentColor; stroke: none; }
 .tcpladder .rule { stroke: #c3cad5; stroke-width: 1; }
 @media (prefers-color-scheme: dark) {
 .tcpladder { color: #e6edf3; }
@@ -59,9 +56,15 @@ const svgHead = `<svg xmlns="http://www.w3.org/2000/svg" class="tcpladder" viewB
 .tcpladder .segment text, .tcpladder .call { stroke: #0d1117; }
 .tcpladder .rule { stroke: #3d4654; }
 }
-</style>
+`
+
+// svgHead has colours once for each kind, as color, for lines, arrowheads and words.
+const svgHead = `<svg xmlns="http://www.w3.org/2000/svg" class="tcpladder" viewBox="0 0 %[1]d %[2]d" width="%[1]d" height="%[2]d" role="img" aria-labelledby="tcpladder-title tcpladder-desc">
+<title id="tcpladder-title">TCP connections</title>
+<desc id="tcpladder-desc">Each connection as a ladder: the states of both ends as bars, time going down but not to scale, and arrows for the segments between them. A dashed arrow is not of a segment that was seen, but of a change of one end that answers the other's.</desc>
+<style>` + SVGStyle + `</style>
 <defs>
-<marker id="tcpladder-head" class="segment" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="11" markerHeight="11" markerUnits="userSpaceOnUse" orient="auto"><path d="M0 1 L10 5 L0 9 L2.5 5 Z" style="fill: currentColor; stroke: none"/></marker>
+<marker id="tcpladder-head" class="segment" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="11" markerHeight="11" markerUnits="userSpaceOnUse" orient="auto"><path d="M0 1 L10 5 L0 9 L2.5 5 Z"/></marker>
 </defs>
 <rect class="ground" width="%[1]d" height="%[2]d"/>
 `

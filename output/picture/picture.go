@@ -29,8 +29,10 @@ type Request struct {
 	// Sort is the column, the greatest first or, with Reverse, last.
 	Sort    Column
 	Reverse bool
-	// Rows is how many rows are wanted.
+	// Rows is how many rows are wanted. Keep: what was closed is to be there a while, to
+	// be asked for as Socket.
 	Rows int
+	Keep bool
 	// Socket is of which all is wanted; the zero value: of none. Ladder: also its
 	// connection, with the other end if that is on this host.
 	Socket SocketID
@@ -67,8 +69,12 @@ type Picture struct {
 	Ended     bool
 	Err       error // of reading
 	Time      time.Time
+	Clock     events.Clock  // of the ladder
 	Span      time.Duration // that is counted
 	Walked    bool          // the sockets from before are known
+	// InKernel: the kernel side has counted what is legal and ends nothing, with the
+	// times exact to its bins.
+	InKernel bool
 
 	Transitions                  uint64
 	Rate                         float64 // of these, as Edge.Rate
