@@ -31,6 +31,13 @@ import (
 // agentOver runs the agent over a recording, and returns its metrics and findings.
 func agentOver(t *testing.T, recording string, args ...string) (metrics, found string) {
 	t.Helper()
+	metrics, found, _ = agentPictures(t, recording, args...)
+	return metrics, found
+}
+
+// agentPictures is agentOver that also returns what makes the pictures of its page.
+func agentPictures(t *testing.T, recording string, args ...string) (metrics, found string, seen *pictures) {
+	t.Helper()
 	f := &agentFlags{}
 	cmd := &cobra.Command{}
 	f.register(cmd)
@@ -54,9 +61,10 @@ func agentOver(t *testing.T, recording string, args ...string) (metrics, found s
 	registry := registryOf(sink)
 	exporter, err := f.exporter(cmd, registry)
 	check(t, err)
-	p.view = f.stuckView(newAgentView(p, sink, pulse, f.findingsSink(&out, io.Discard, p.clock, exporter)), p.results)
+	v := newAgentView(p, sink, pulse, f.findingsSink(&out, io.Discard, p.clock, exporter))
+	p.view = f.stuckView(v, p.results)
 	check(t, p.run())
-	return exposition(t, registry), out.String()
+	return exposition(t, registry), out.String(), v.pictures
 }
 
 func newPipeline(s source, filter *filter) *pipeline {

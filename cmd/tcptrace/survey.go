@@ -273,10 +273,13 @@ func (s *survey) ladder(of *lifecycle.Lifecycle) (found *ladder.Ladder) {
 			return nil
 		}
 		s.read(l, at)
-		if c := &s.life; c.Local == of.Local && c.Remote == of.Remote || c.Local == of.Remote && c.Remote == of.Local {
-			return pairs.Ended(c)
+		c := &s.life
+		same := c.Local == of.Local && c.Remote == of.Remote || c.Local == of.Remote && c.Remote == of.Local
+		// The same ports are soon used again, by others.
+		if !same || cmp.Or(c.Start, c.Since) > of.End || c.End < cmp.Or(of.Start, of.Since) {
+			return nil
 		}
-		return nil
+		return pairs.Ended(c)
 	}
 	v := s.v
 	for c := range v.gone() { // the drawing gives no error

@@ -191,7 +191,6 @@ func TestStateEscapes(t *testing.T) {
 	url := start(t, &web.Options{})
 	_, body := get(t, "GET", url+"/state.json", "")
 	var state struct {
-		Owner   string `json:"-"`
 		Notices []struct{ Text string }
 		Stuck   []struct{ Owner, Hint string } `json:"stuck_groups"`
 		States  []map[string]any
