@@ -13,6 +13,8 @@ export CGO_ENABLED = 0
 # What making and checking the C side needs, and the kernel tests (ss, ip, a terminal):
 # building and running need none.
 PACKAGES = clang-19 llvm-19 clang-format-19 libbpf-dev iproute2 tmux
+# What make test-web drives the browser with, from npm.
+BROWSER_MODULES = playwright-core@1.65.1 axe-core@4.14.1
 # What make bench loads the host with, and compares with.
 BENCH_PACKAGES = wrk libbpf-tools bpftrace
 
@@ -53,6 +55,12 @@ run: build ## build and trace this host; ARGS='-o json --duration 5s' passes arg
 .PHONY: test
 test: ## all tests; those of the kernel side run as root, elsewhere they are skipped
 	$(GO) test -p 1 ./... # one package at a time: the kernel's own trace is of the whole host
+
+.PHONY: test-web
+test-web: ## the page of the agent in a real browser, as root: installs chromium and node
+	@$(call install,chromium nodejs npm)
+	@npm install --silent --no-audit --no-fund --no-save --prefix $(TOOLS)/browser $(BROWSER_MODULES)
+	TCPTRACE_BROWSER=$(TOOLS)/browser TCPTRACE_REQUIRE_KERNEL=1 $(GO) test -count 1 -v -run '^TestBrowserPage$$' ./cmd/tcptrace
 
 .PHONY: race
 race: ## all tests with the race detector, which needs cgo and a C compiler
