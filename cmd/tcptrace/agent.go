@@ -23,7 +23,8 @@ import (
 	"tcptrace/output/web"
 )
 
-const agentHelp = `  sudo tcptrace agent                                   metrics on http://127.0.0.1:9917/metrics
+const agentHelp = `  sudo tcptrace agent                                   metrics on http://127.0.0.1:9917/metrics,
+                                                        a page to look at on http://127.0.0.1:9917/
   curl -s 127.0.0.1:9917/metrics | grep ^tcptrace_      what they are
   sudo tcptrace agent --listen :9917 --web.config.file web.yml   for others, by TLS and password
   sudo tcptrace agent --by comm,lport                   transitions, ends and stuck sockets by process and port
@@ -33,7 +34,8 @@ const agentHelp = `  sudo tcptrace agent                                   metri
 
 agent runs until it is stopped. It counts transitions, time in each state, ends of
 connections and of TIME_WAIT for Prometheus, and writes what is illegal and what is
-stuck to standard output. docs/agent.md describes the metrics.`
+stuck to standard output. A browser sees the state machine live, with whose sockets are
+in which state. docs/agent.md describes the metrics and the page.`
 
 // defaultListen is where the agent listens unless told otherwise.
 const defaultListen = "127.0.0.1:9917"
@@ -60,7 +62,7 @@ func newAgent() *cobra.Command {
 	f := &agentFlags{}
 	cmd := &cobra.Command{
 		Use:   "agent",
-		Short: "Run for long: metrics for Prometheus, findings as JSON Lines",
+		Short: "Run for long: metrics for Prometheus, a page to look at, findings as JSON Lines",
 		Long:  agentHelp,
 		Args:  cobra.NoArgs,
 		RunE:  begun(f.run),
@@ -191,7 +193,7 @@ func (f *agentFlags) run(cmd *cobra.Command) error {
 	stdout := newOutlet(&enduring{w: cmd.OutOrStdout(), complaints: stderr, name: "standard output"})
 	defer stdout.close()
 
-	doing := fmt.Sprintf("serving metrics on %s/metrics", server.listener.Addr())
+	doing := fmt.Sprintf("serving metrics on %[1]s/metrics, a page on %[1]s/", server.listener.Addr())
 	err = f.trace(cmd, doing, func(p *pipeline) view {
 		v := newAgentView(p, metrics, pulse, f.findingsSink(stdout, stderr, p.clock, exporter))
 		v.ports.available = availablePorts

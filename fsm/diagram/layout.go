@@ -152,16 +152,22 @@ func (r *route) move(planned, lines int) {
 	if r.label.anchor != middle {
 		return
 	}
+	nearest := r.toLine()
+	if math.IsInf(nearest, 1) {
+		return
+	}
+	r.label.y -= math.Copysign(1, nearest) * float64(lines-planned) * lineHeight / 2
+}
+
+// toLine is how far below the label its line is; above, if it is negative.
+func (r *route) toLine() float64 {
 	nearest := math.Inf(1) // from the label, downwards
 	for i, p := range r.path[1:] {
 		if d := p.y - r.label.y; p.y == r.path[i].y && math.Abs(d) < math.Abs(nearest) {
 			nearest = d
 		}
 	}
-	if math.IsInf(nearest, 1) {
-		return
-	}
-	r.label.y -= math.Copysign(1, nearest) * float64(lines-planned) * lineHeight / 2
+	return nearest
 }
 
 // loop leads out of the right side of the node and back.

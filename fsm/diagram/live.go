@@ -19,7 +19,8 @@ const LiveStyle = svgStyle + usedStyle
 // A state is a group with the id state-NAME, that is a button named by its text, with one empty text of
 // the class number. An edge is a group with the id edge-FROM-TO, drawn as one that was
 // not used; data-kind has the class that it is to get when it is, beside illegal. Its
-// text has three empty lines, tspan. The edges that are illegal and known to occur are
+// text has three empty lines, tspan; data-fill says which is nearest to the arrow, the
+// first or the last. The edges that are illegal and known to occur are
 // among them.
 func WriteLive(w io.Writer) error {
 	var out strings.Builder
@@ -38,7 +39,11 @@ func WriteLive(w io.Writer) error {
 	}
 	slices.SortStableFunc(edges[len(legalEdges()):], func(a, b fsm.Edge) int { return cmp.Compare(a.From, b.From) })
 	for _, e := range edges {
-		drawEdge(&out, &e, kindUnused, fmt.Sprintf(` data-kind="%s"`, kindOf(&e)), []string{"", "", ""})
+		r, fill := routeOf(&e), "first"
+		if r.label.anchor == middle && r.toLine() > 0 {
+			fill = "last"
+		}
+		drawEdge(&out, &e, kindUnused, fmt.Sprintf(` data-kind="%s" data-fill="%s"`, kindOf(&e), fill), []string{"", "", ""})
 	}
 	out.WriteString("</g>\n")
 	for _, s := range fsm.States() {

@@ -103,7 +103,7 @@ func start(t *testing.T, o *web.Options) (url string) {
 	return server.URL
 }
 
-func get(t *testing.T, method, url, host string) (*http.Response, string) {
+func get(t *testing.T, method, url, host string) (status int, header http.Header, body string) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), method, url, nil)
 	check(t, err)
@@ -111,9 +111,9 @@ func get(t *testing.T, method, url, host string) (*http.Response, string) {
 	response, err := http.DefaultClient.Do(request)
 	check(t, err)
 	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
+	all, err := io.ReadAll(response.Body)
 	check(t, err)
-	return response, string(body)
+	return response.StatusCode, response.Header, string(all)
 }
 
 // What is served, how, and what is not.
@@ -150,13 +150,13 @@ func TestPage(t *testing.T) {
 		{"GET", "/state.json", "localhost:9917", 200, "application/json", ""},
 		{"GET", "/state.json", "[::1]:9917", 200, "application/json", ""},
 	} {
-		response, body := get(t, c.method, url+c.path, c.host)
-		if response.StatusCode != c.status || response.Header.Get("Content-Type") != c.contentType || !strings.Contains(body, c.has) {
-			t.Errorf("%s %s %s: %d %s %q, want %d %s %q", c.method, c.path, c.host, response.StatusCode, response.Header.Get("Content-Type"), body, c.status, c.contentType, c.has)
+		status, header, body := get(t, c.method, url+c.path, c.host)
+		if status != c.status || header.Get("Content-Type") != c.contentType || !strings.Contains(body, c.has) {
+			t.Errorf("%s %s %s: %d %s %q, want %d %s %q", c.method, c.path, c.host, status, header.Get("Content-Type"), body, c.status, c.contentType, c.has)
 		}
-		policy := response.Header.Get("Content-Security-Policy")
-		if !strings.HasPrefix(policy, "default-src 'none'") || strings.Contains(policy, "unsafe") || response.Header.Get("X-Content-Type-Options") != "nosniff" {
-			t.Errorf("%s %s: %v", c.method, c.path, response.Header)
+		policy := header.Get("Content-Security-Policy")
+		if !strings.HasPrefix(policy, "default-src 'none'") || strings.Contains(policy, "unsafe") || header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s %s: %v", c.method, c.path, header)
 		}
 	}
 }
@@ -165,23 +165,23 @@ func TestPage(t *testing.T) {
 // comes from elsewhere. A ladder has a style, which its policy names.
 func TestPolicy(t *testing.T) {
 	url := start(t, &web.Options{})
-	_, body := get(t, "GET", url+"/", "")
+	_, _, body := get(t, "GET", url+"/", "")
 	for _, bad := range []string{`<style`, `\sstyle=`, `\son[a-z]+=`, `javascript:`, `<script[^>]*>[^<]`, `(src|href)="(https?:|//|data:)`} {
 		if found := regexp.MustCompile(bad).FindString(body); found != "" {
 			t.Errorf("the page has %q", found)
 		}
 	}
-	_, script := get(t, "GET", url+"/page.js", "")
+	_, _, script := get(t, "GET", url+"/page.js", "")
 	for _, bad := range []string{"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"} {
 		if strings.Contains(script, bad) {
 			t.Errorf("the script has %s", bad)
 		}
 	}
-	response, drawing := get(t, "GET", url+"/ladder.svg?socket=1f", "")
+	_, header, drawing := get(t, "GET", url+"/ladder.svg?socket=1f", "")
 	if strings.Count(drawing, "<style>") != 1 || !strings.Contains(drawing, "<style>"+ladder.SVGStyle+"</style>") || strings.Contains(drawing, "style=") {
 		t.Errorf("the ladder has other styles: %s", drawing)
 	}
-	if policy := response.Header.Get("Content-Security-Policy"); !strings.Contains(policy, "style-src 'sha256-") {
+	if policy := header.Get("Content-Security-Policy"); !strings.Contains(policy, "style-src 'sha256-") {
 		t.Error(policy)
 	}
 }
@@ -189,7 +189,7 @@ func TestPolicy(t *testing.T) {
 // A name that a process chose is escaped, and what is not known is absent.
 func TestStateEscapes(t *testing.T) {
 	url := start(t, &web.Options{})
-	_, body := get(t, "GET", url+"/state.json", "")
+	_, _, body := get(t, "GET", url+"/state.json", "")
 	var state struct {
 		Notices []struct{ Text string }
 		Stuck   []struct{ Owner, Hint string } `json:"stuck_groups"`
@@ -226,7 +226,7 @@ func next(t *testing.T, r *bufio.Reader) string {
 
 func look(t *testing.T, url string) *http.Response {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), "GET", url+"/events", nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/events", nil)
 	check(t, err)
 	response, err := http.DefaultClient.Do(request)
 	check(t, err)
@@ -304,8 +304,8 @@ func TestSlowClient(t *testing.T) {
 // What has no answer is said, and does not wait for ever.
 func TestNoAnswer(t *testing.T) {
 	url := start(t, &web.Options{Ask: func(context.Context, *picture.Request) *picture.Picture { return nil }})
-	if response, body := get(t, "GET", url+"/state.json", ""); response.StatusCode != http.StatusServiceUnavailable || !strings.Contains(body, "not attached") {
-		t.Errorf("%d %s", response.StatusCode, body)
+	if status, _, body := get(t, "GET", url+"/state.json", ""); status != http.StatusServiceUnavailable || !strings.Contains(body, "not attached") {
+		t.Errorf("%d %s", status, body)
 	}
 }
 

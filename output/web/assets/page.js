@@ -110,7 +110,8 @@
 			const texts = [compact.format(e.count)];
 			if (e.per_second > 0) texts.push(perSecond(e.per_second) + "/s");
 			if (e.p50) texts.push(e.p50.text);
-			lines.forEach((line, i) => put(line, texts[i] || ""));
+			const skip = edge.dataset.fill === "last" ? lines.length - texts.length : 0; // to be near the arrow
+			lines.forEach((line, i) => put(line, texts[i - skip] || ""));
 		}
 	}
 
@@ -200,7 +201,7 @@
 		}
 		const d = s.dwell;
 		let times = "None that is known has come to its end.";
-		if (d && d.count > 0) times = `${number.format(d.count)} times: half up to ${d.p50.text}, 90 % up to ${d.p90.text}, 99 % up to ${d.p99.text}; from ${d.min.text} to ${d.max.text}.`;
+		if (d && d.count > 0) times = `${number.format(d.count)} ${d.count === 1 ? "time" : "times"}: half up to ${d.p50.text}, 90 % up to ${d.p90.text}, 99 % up to ${d.p99.text}; from ${d.min.text} to ${d.max.text}.`;
 		if (d && d.at_least > 0) times += ` Of ${number.format(d.at_least)} more only a lower bound is known.`;
 		if (d && d.unknown > 0) times += ` Of ${number.format(d.unknown)} more nothing is known.`;
 		put(by("dwell"), times);
