@@ -76,6 +76,9 @@ enum {
 /* Of include/net/sock.h: sending was shut, by close or shutdown. */
 #define SEND_SHUTDOWN 2
 
+/* Of include/uapi/asm-generic/errno.h: a socket destroyed, as by ss -K, ends with it. */
+#define ECONNABORTED 103
+
 /* Of include/linux/sched.h: a thread that belongs to the kernel. */
 #define PF_KTHREAD 0x00200000
 

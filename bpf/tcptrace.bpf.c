@@ -409,7 +409,8 @@ static __always_inline void update_owner(struct history *h, struct sock *sk, __u
 
 	if (inherited && h->holders)
 		h->owner = h->holder;
-	if (!in_call(sk))
+	/* Who destroys it (tcp_abort) is in a call on it, too, and did not use it. */
+	if (!in_call(sk) || (to == TCP_CLOSE && sk->sk_err == ECONNABORTED))
 		return;
 	if (to == TCP_SYN_SENT)
 		learn_owner(&h->owner, OWNER_CONNECT);
