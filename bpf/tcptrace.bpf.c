@@ -1673,6 +1673,7 @@ static __noinline int walk_minisock(struct sock_common *skc)
 		s.event.to = TCP_TIME_WAIT;
 		s.event.entered = time_wait_entered(m, tw, now);
 		s.event.flags |= EVENT_ESTIMATED;
+		m->fin = s.event.entered; /* its end is to say the same */
 	} else if (m->bounded) {
 		s.event.flags |= EVENT_AT_LEAST;
 	}
