@@ -529,14 +529,16 @@ static __always_inline __u16 evidence(struct sock *sk, struct tcp_sock *tp)
 	return flags;
 }
 
+/* Where there is no peer, the address of one that the socket had before may be left. */
 static __always_inline void fill_ends(struct event *e, struct sock_common *skc, __u16 lport)
 {
 	if (skc->skc_family == AF_INET6) {
 		set_v6(e->laddr, &skc->skc_v6_rcv_saddr);
-		set_v6(e->raddr, &skc->skc_v6_daddr);
+		if (skc->skc_dport)
+			set_v6(e->raddr, &skc->skc_v6_daddr);
 	} else {
 		set_v4(e->laddr, skc->skc_rcv_saddr);
-		set_v4(e->raddr, skc->skc_daddr);
+		set_v4(e->raddr, skc->skc_dport ? skc->skc_daddr : 0);
 	}
 	e->lport = lport;
 	e->rport = bpf_ntohs(skc->skc_dport);
