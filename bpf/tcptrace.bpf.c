@@ -1481,6 +1481,15 @@ static __always_inline bool is_set(struct timer_list *timer)
 	return BPF_CORE_READ(timer, entry.pprev);
 }
 
+/*
+ * Whether connect has sent no SYN: with TCP_FASTOPEN_CONNECT it waits for data, and what
+ * a SYN would have set is of an earlier connection.
+ */
+static __always_inline bool syn_waits(struct tcp_sock *tp, __u8 state)
+{
+	return state == TCP_SYN_SENT && !tp->packets_out;
+}
+
 /* A time by which the socket was in its state, at the latest now. */
 static __always_inline __u64 entered_by(struct tcp_sock *tp, __u8 state, __u64 now)
 {
@@ -1489,7 +1498,7 @@ static __always_inline __u64 entered_by(struct tcp_sock *tp, __u8 state, __u64 n
 	__u32 ticks;
 	int i;
 
-	if (state == TCP_LISTEN)
+	if (state == TCP_LISTEN || syn_waits(tp, state))
 		return now;
 	if (state == TCP_SYN_SENT && tp->retrans_stamp) {
 		__u64 tick_ns = 1000000;
@@ -1603,7 +1612,8 @@ static __noinline int walk_socket(struct sock_common *skc)
 	} else {
 		if (state != TCP_SYN_SENT)
 			s.recv_queue = unread(sk, tp);
-		s.send_queue = tp->write_seq - tp->snd_una;
+		if (!syn_waits(tp, state))
+			s.send_queue = tp->write_seq - tp->snd_una;
 		s.unanswered = icsk->icsk_retransmits + icsk->icsk_probes_out;
 		if (tp->rcv_tstamp)
 			s.silent = (__u32)((__u32)bpf_jiffies64() - tp->rcv_tstamp) * tick;

@@ -1018,3 +1018,36 @@ func TestKernelSnapshotBounds(t *testing.T) {
 		t.Log(checked)
 	})
 }
+
+// TestKernelSnapshotWaitingSYN: what a socket remembers of its last connection says nothing
+// of one whose SYN is not sent yet.
+func TestKernelSnapshotWaitingSYN(t *testing.T) {
+	requireKernel(t)
+	ns := newNetNS(t)
+	ns.sysctl("ipv4/tcp_fastopen", "5") // without a cookie
+	s := ns.client()
+	check(t, unix.SetNonblock(s.fd, true))
+	to := netip.AddrPortFrom(ns.silence().Addr().Next(), 80)
+	if err := s.tryConnect(to); err != unix.EINPROGRESS {
+		t.Fatalf("connect: %v, want %v", err, unix.EINPROGRESS)
+	}
+	lapse(50 * time.Millisecond)
+	s.disconnect()
+	s.set(unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1)
+	before := time.Now()
+	s.connect(to)
+	r := ns.stuck("--limit", anyAge)
+	age := int64(time.Since(before))
+	for i := range r.stuck { // it may be too young to be told
+		l := &r.stuck[i]
+		if l.State != "SYN_SENT" || l.Age > age || known(l.SendQueue) > 0 || !strings.Contains(l.Hint, "TCP_FASTOPEN_CONNECT") {
+			t.Errorf("want one that is younger than %v and sent nothing: %v", time.Duration(age), l)
+		}
+	}
+	recording := filepath.Join(t.TempDir(), "a.tct")
+	ns.stuck("--limit", anyAge, "-w", recording)
+	found := ns.snapshotsOf(recording)
+	if len(found) != 1 || found[0].To != fsm.SynSent || found[0].Snapshot.SendQueue != 0 || found[0].Time-found[0].Entered > uint64(time.Since(before)) {
+		t.Errorf("want one in SYN_SENT that sent nothing: %+v", found)
+	}
+}
