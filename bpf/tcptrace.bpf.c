@@ -1757,6 +1757,8 @@ int walk_files(struct bpf_iter__task_file *ctx)
 
 	if (!task || !file)
 		return 0;
+	/* It holds the file meanwhile, so that it may be the one that closes it at last. */
+	walker = bpf_get_current_pid_tgid();
 	socket = bpf_sock_from_file(file);
 	if (!socket)
 		return 0;
