@@ -1520,9 +1520,9 @@ static __always_inline __u64 entered_by(struct tcp_sock *tp, __u8 state, __u64 n
 	/*
 	 * If nothing but the FIN is unanswered it is what was sent again, by a timer
 	 * that doubles each time: the waits so far were half, a quarter … of the next.
+	 * Not in CLOSING, to which they may be from FIN_WAIT1.
 	 */
-	if ((state == TCP_FIN_WAIT1 || state == TCP_CLOSING || state == TCP_LAST_ACK) &&
-	    tp->write_seq - tp->snd_una == 1)
+	if ((state == TCP_FIN_WAIT1 || state == TCP_LAST_ACK) && tp->write_seq - tp->snd_una == 1)
 		for (i = 1; i <= 16 && i <= icsk->icsk_retransmits; i++)
 			still += (icsk->icsk_rto >> i) * tick;
 	return still < now ? now - still : now;

@@ -1051,3 +1051,27 @@ func TestKernelSnapshotWaitingSYN(t *testing.T) {
 		t.Errorf("want one in SYN_SENT that sent nothing: %+v", found)
 	}
 }
+
+// TestKernelSnapshotClosing: a FIN that was sent again before the peer's FIN came says
+// nothing of how long the socket is in CLOSING.
+func TestKernelSnapshotClosing(t *testing.T) {
+	requireKernel(t)
+	ns := newNetNS(t)
+	_, client, server := ns.connected()
+	client.deafen()
+	server.deafen()
+	client.shutdown(unix.SHUT_WR)
+	eventually(t, "the FIN was sent again", func() bool { return client.info().Retransmits > 1 })
+	before := time.Now()
+	client.hear()
+	server.shutdown(unix.SHUT_WR)
+	client.await(fsm.Closing)
+	recording := filepath.Join(t.TempDir(), "a.tct")
+	ns.stuck("--limit", anyAge, "-w", recording)
+	age := uint64(time.Since(before))
+	found := ns.snapshotsOf(recording)
+	i := slices.IndexFunc(found, func(e events.Event) bool { return e.To == fsm.Closing })
+	if i < 0 || found[i].Time-found[i].Entered > age {
+		t.Errorf("want one that is younger than %v in CLOSING: %+v", time.Duration(age), found)
+	}
+}
