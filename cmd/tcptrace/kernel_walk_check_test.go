@@ -312,7 +312,7 @@ func (w *witness) checkVerdicts(skipped bool) {
 		}
 		for i, l := range s.lines {
 			provoked := skipped && strings.HasPrefix(l.Reason, "TIME_WAIT skipped")
-			if l.Verdict == fsm.Gap.String() || l.Verdict == fsm.Illegal.String() && !provoked || l.Reason == unobserved && !skipped {
+			if l.Verdict == fsm.Gap.String() || l.Verdict == fsm.Illegal.String() && !provoked || l.Reason == unobserved && !skipped && !w.repaired(l.Socket) {
 				w.t.Errorf("judged %s: %s: %v%s", l.Verdict, l.Reason, s, w.story(l.Socket))
 			}
 			if l.Seq != uint32(i+1) {
@@ -324,6 +324,15 @@ func (w *witness) checkVerdicts(skipped bool) {
 
 // unobserved is said where TIME_WAIT was skipped, and nothing proves it.
 const unobserved = "the minisock that takes over for TIME_WAIT was not observed"
+
+// repaired reports whether the socket, or the listener that it is of, was ever to be
+// repaired: closing it then is without a word, and without TIME_WAIT.
+func (w *witness) repaired(cookie string) bool {
+	return slices.ContainsFunc(w.bySocket[cookie], func(d *deed) bool {
+		listener, accepted := strings.CutPrefix(d.Note, "of ")
+		return d.Verb == "repair" || d.Verb == "repaired" || d.Verb == "accepted" && accepted && w.repaired(listener)
+	})
+}
 
 // checkOwners checks that no socket is said to be of a process that did not touch it,
 // and none that was touched to be of nobody. The test itself may close one at last: that
