@@ -367,7 +367,7 @@ func (w *witness) mayOwn(l *line, begun uint64) bool {
 	at, deeds := w.at(l), w.bySocket[l.Socket]
 	switch {
 	case len(deeds) == 0: // never accepted, or its process was killed before it told
-		return known || w.spawned[*l.PID]
+		return known || w.spawned[*l.PID] || *l.PID == os.Getpid()
 	case w.mayHave(*l.PID, at), l.OwnerSource == "listen" && w.listened[*l.PID]:
 		return true
 	case l.OwnerSource == "close" && *l.PID == os.Getpid():
