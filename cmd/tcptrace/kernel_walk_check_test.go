@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,10 +28,8 @@ func (k *walk) finish() {
 		check(t, syscall.Close(m[1]))
 	}
 	k.nft("flush chain inet walk in")
-	if k.rng.IntN(2) == 0 {
-		ns.destroy("state", "connected", "exclude", "time-wait")
-	}
-	k.settle()
+	patience := time.Duration(k.rng.IntN(5)) * time.Second
+	k.settle(patience)
 	minisocks := ns.counters().minisocks()
 	if k.rng.IntN(2) == 0 && !k.skipped {
 		k.endNamespace()
@@ -64,15 +61,21 @@ func (k *walk) finish() {
 		len(k.deeds), len(r.transitions), len(r.sockets), len(r.requests), len(r.lives), found, w.missing, &w.skews)
 }
 
-// settle waits until all sockets are closed.
-func (k *walk) settle() {
+// settle waits until all sockets are closed, by the kernel's timers or, when patience is
+// at its end, by an administrator.
+func (k *walk) settle(patience time.Duration) {
 	t := k.t
 	t.Helper()
 	open := func() []*life {
 		k.tr.oracle.drain(t)
 		return k.tr.oracle.lives(func(l *life) bool { return k.ns.owns(l) && !l.over() })
 	}
+	impatient := time.Now().Add(patience)
 	for deadline := time.Now().Add(usualWait); len(open()) > 0; lapse(2 * time.Millisecond) {
+		if time.Now().After(impatient) {
+			impatient = deadline
+			k.ns.destroy("state", "connected", "exclude", "time-wait")
+		}
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain until all sockets are closed: %v\n%s", open(), k.ns.runSS("-tanHope"))
 		}
@@ -87,14 +90,11 @@ func (k *walk) endNamespace() {
 	cookie := client.cookie()
 	leaveInTimeWait(client, server)
 	listener.close()
-	k.settle()
+	k.settle(usualWait)
 	ns.end()
-	for deadline := time.Now().Add(usualWait); !strings.Contains(k.tr.textSoFar(), `"socket":"`+cookie+`"`); lapse(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			out, _ := exec.Command("sh", "-c", fmt.Sprintf(`ls -l /proc/*/task/*/ns/net /proc/*/fd 2>/dev/null | grep 'net:.%d'; ls -l /proc/self/fd /proc/%d/fd; ps -eLf | grep -v '\\['`, ns.inode, os.Getpid())).CombinedOutput()
-			k.t.Fatalf("the namespace %d does not go: %s: %s", ns.inode, cookie, out)
-		}
-	}
+	eventually(k.t, "the namespace has gone", func() bool {
+		return strings.Contains(k.tr.textSoFar(), `"socket":"`+cookie+`"`)
+	})
 }
 
 // result stops the command and reads what it said, of the lives and of the steps.
