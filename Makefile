@@ -5,14 +5,15 @@ GO      ?= go
 ARGS    ?=
 FUZZTIME ?= 30s
 SOAK     ?= 10m
+WALK     ?= 10m
 
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 LDFLAGS = -s -w -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 
-# What making and checking the C side needs, and the kernel tests (ss, ip):
+# What making and checking the C side needs, and the kernel tests (ss, ip, nft):
 # building and running need none.
-PACKAGES = clang-19 llvm-19 clang-format-19 libbpf-dev iproute2
+PACKAGES = clang-19 llvm-19 clang-format-19 libbpf-dev iproute2 nftables
 # What make bench loads the host with, and compares with.
 BENCH_PACKAGES = wrk libbpf-tools bpftrace
 
@@ -101,6 +102,10 @@ fuzz: ## each fuzz target for FUZZTIME
 .PHONY: soak
 soak: ## churn for SOAK, as root: the memory of the agent stays flat
 	TCPTRACE_REQUIRE_KERNEL=1 TCPTRACE_SOAK=$(SOAK) $(GO) test -count 1 -v -timeout 0 -run '^TestKernelSoak$$' ./cmd/tcptrace
+
+.PHONY: walk
+walk: ## random walks with new seeds for WALK, as root: see docs/walks.md
+	TCPTRACE_REQUIRE_KERNEL=1 TCPTRACE_WALK=$(WALK) $(GO) test -count 1 -v -timeout 0 -run '^TestKernelWalk$$' ./cmd/tcptrace
 
 .PHONY: dist
 dist: ## static binaries, Debian packages, SBOMs and checksums in dist/

@@ -53,27 +53,62 @@ func inNetNS(inodes []uint32, f func(inode uint32)) error {
 
 // roam calls f in each of the namespaces that are wanted, or with the error of entering
 // it, and goes home at the end: the first thread of a process does not end with its
-// goroutine.
+// goroutine. Where the process has ended by whose path a namespace was to be entered,
+// another way is looked for; the error is [fs.ErrNotExist] if there is none.
 func roam(spaces map[uint32]string, wanted func(inode uint32) bool, f func(inode uint32, err error) error) (err error) {
 	home, err := os.Open(ownNetNS)
 	if err != nil {
 		return err
 	}
 	away := false
-	defer func() {
-		if away { // it takes privileges
-			err = errors.Join(err, unix.Setns(int(home.Fd()), unix.CLONE_NEWNET))
+	goHome := func() error { // it takes privileges
+		if !away {
+			return nil
 		}
-		err = errors.Join(err, home.Close())
-	}()
-	for inode, path := range spaces {
-		if !wanted(inode) {
-			continue
+		away = false
+		return unix.Setns(int(home.Fd()), unix.CLONE_NEWNET)
+	}
+	defer func() { err = errors.Join(err, goHome(), home.Close()) }()
+	const tries = 4
+	for try := 1; len(spaces) > 0; try++ {
+		var missed []uint32
+		for inode, path := range spaces {
+			if !wanted(inode) {
+				continue
+			}
+			entered := enterNetNS(path, inode)
+			away = away || entered == nil
+			if errors.Is(entered, fs.ErrNotExist) && try < tries {
+				missed = append(missed, inode)
+				continue
+			}
+			if err := f(inode, entered); err != nil {
+				return err
+			}
 		}
-		entered := enterNetNS(path, inode)
-		away = away || entered == nil
-		if err := f(inode, entered); err != nil {
+		if len(missed) == 0 {
+			return nil
+		}
+		if err := goHome(); err != nil {
 			return err
+		}
+		_, found, _, err := findNetNS()
+		if err != nil {
+			return err
+		}
+		spaces = make(map[uint32]string, len(missed))
+		for _, inode := range missed {
+			if path, ok := found[inode]; ok {
+				spaces[inode] = path
+			}
+		}
+		for _, inode := range missed {
+			if _, ok := spaces[inode]; ok {
+				continue
+			}
+			if err := f(inode, fs.ErrNotExist); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

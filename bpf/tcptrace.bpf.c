@@ -409,7 +409,8 @@ static __always_inline void update_owner(struct history *h, struct sock *sk, __u
 
 	if (inherited && h->holders)
 		h->owner = h->holder;
-	if (!in_call(sk))
+	/* Who destroys it (tcp_abort) is in a call on it, too, and did not use it. */
+	if (!in_call(sk) || (to == TCP_CLOSE && sk->sk_err == ECONNABORTED))
 		return;
 	if (to == TCP_SYN_SENT)
 		learn_owner(&h->owner, OWNER_CONNECT);
@@ -528,14 +529,16 @@ static __always_inline __u16 evidence(struct sock *sk, struct tcp_sock *tp)
 	return flags;
 }
 
+/* Where there is no peer, the address of one that the socket had before may be left. */
 static __always_inline void fill_ends(struct event *e, struct sock_common *skc, __u16 lport)
 {
 	if (skc->skc_family == AF_INET6) {
 		set_v6(e->laddr, &skc->skc_v6_rcv_saddr);
-		set_v6(e->raddr, &skc->skc_v6_daddr);
+		if (skc->skc_dport)
+			set_v6(e->raddr, &skc->skc_v6_daddr);
 	} else {
 		set_v4(e->laddr, skc->skc_rcv_saddr);
-		set_v4(e->raddr, skc->skc_daddr);
+		set_v4(e->raddr, skc->skc_dport ? skc->skc_daddr : 0);
 	}
 	e->lport = lport;
 	e->rport = bpf_ntohs(skc->skc_dport);
@@ -1478,6 +1481,15 @@ static __always_inline bool is_set(struct timer_list *timer)
 	return BPF_CORE_READ(timer, entry.pprev);
 }
 
+/*
+ * Whether connect has sent no SYN: with TCP_FASTOPEN_CONNECT it waits for data, and what
+ * a SYN would have set is of an earlier connection.
+ */
+static __always_inline bool syn_waits(struct tcp_sock *tp, __u8 state)
+{
+	return state == TCP_SYN_SENT && !tp->packets_out;
+}
+
 /* A time by which the socket was in its state, at the latest now. */
 static __always_inline __u64 entered_by(struct tcp_sock *tp, __u8 state, __u64 now)
 {
@@ -1486,7 +1498,7 @@ static __always_inline __u64 entered_by(struct tcp_sock *tp, __u8 state, __u64 n
 	__u32 ticks;
 	int i;
 
-	if (state == TCP_LISTEN)
+	if (state == TCP_LISTEN || syn_waits(tp, state))
 		return now;
 	if (state == TCP_SYN_SENT && tp->retrans_stamp) {
 		__u64 tick_ns = 1000000;
@@ -1508,9 +1520,9 @@ static __always_inline __u64 entered_by(struct tcp_sock *tp, __u8 state, __u64 n
 	/*
 	 * If nothing but the FIN is unanswered it is what was sent again, by a timer
 	 * that doubles each time: the waits so far were half, a quarter … of the next.
+	 * Not in CLOSING, to which they may be from FIN_WAIT1.
 	 */
-	if ((state == TCP_FIN_WAIT1 || state == TCP_CLOSING || state == TCP_LAST_ACK) &&
-	    tp->write_seq - tp->snd_una == 1)
+	if ((state == TCP_FIN_WAIT1 || state == TCP_LAST_ACK) && tp->write_seq - tp->snd_una == 1)
 		for (i = 1; i <= 16 && i <= icsk->icsk_retransmits; i++)
 			still += (icsk->icsk_rto >> i) * tick;
 	return still < now ? now - still : now;
@@ -1600,7 +1612,8 @@ static __noinline int walk_socket(struct sock_common *skc)
 	} else {
 		if (state != TCP_SYN_SENT)
 			s.recv_queue = unread(sk, tp);
-		s.send_queue = tp->write_seq - tp->snd_una;
+		if (!syn_waits(tp, state))
+			s.send_queue = tp->write_seq - tp->snd_una;
 		s.unanswered = icsk->icsk_retransmits + icsk->icsk_probes_out;
 		if (tp->rcv_tstamp)
 			s.silent = (__u32)((__u32)bpf_jiffies64() - tp->rcv_tstamp) * tick;
@@ -1672,6 +1685,7 @@ static __noinline int walk_minisock(struct sock_common *skc)
 		s.event.to = TCP_TIME_WAIT;
 		s.event.entered = time_wait_entered(m, tw, now);
 		s.event.flags |= EVENT_ESTIMATED;
+		m->fin = s.event.entered; /* its end is to say the same */
 	} else if (m->bounded) {
 		s.event.flags |= EVENT_AT_LEAST;
 	}
@@ -1743,6 +1757,8 @@ int walk_files(struct bpf_iter__task_file *ctx)
 
 	if (!task || !file)
 		return 0;
+	/* It holds the file meanwhile, so that it may be the one that closes it at last. */
+	walker = bpf_get_current_pid_tgid();
 	socket = bpf_sock_from_file(file);
 	if (!socket)
 		return 0;

@@ -295,10 +295,11 @@ func (e *Event) HasRemote() bool { return e.Remote.Port() != 0 }
 
 // EndsPending reports whether the kernel had not yet assigned an end of the
 // socket, which the next record of the socket shows: the local port in
-// CLOSED→SYN_SENT, the ends of a child in LISTEN→SYN_RCVD.
+// CLOSED→SYN_SENT, and in CLOSED→LISTEN without bind, the ends of a child in
+// LISTEN→SYN_RCVD.
 func (e *Event) EndsPending() bool {
 	switch {
-	case e.From == fsm.Closed && e.To == fsm.SynSent:
+	case e.From == fsm.Closed && (e.To == fsm.SynSent || e.To == fsm.Listen):
 		return e.Local.Port() == 0
 	case e.From == fsm.Listen && e.To == fsm.SynRcvd:
 		return !e.HasRemote()

@@ -441,6 +441,7 @@ func TestEndsPending(t *testing.T) {
 		{fsm.Closed, fsm.SynSent, "10.0.0.1:0", "10.0.0.2:80", true, true},
 		{fsm.Closed, fsm.SynSent, "10.0.0.1:5000", "10.0.0.2:80", false, true}, // bound before
 		{fsm.Closed, fsm.Listen, "0.0.0.0:80", "0.0.0.0:0", false, false},
+		{fsm.Closed, fsm.Listen, "0.0.0.0:0", "0.0.0.0:0", true, false}, // never bound
 		{fsm.Listen, fsm.Closed, "0.0.0.0:80", "0.0.0.0:0", false, false},
 		{fsm.Listen, fsm.SynRcvd, "[::]:80", "[::]:0", true, false},
 		{fsm.Listen, fsm.SynRcvd, "10.0.0.2:80", "10.0.0.1:5000", false, true},

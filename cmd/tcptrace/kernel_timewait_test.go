@@ -695,3 +695,24 @@ func TestKernelTimeWaitOfTwoLives(t *testing.T) {
 		})
 	}
 }
+
+// TestKernelTimeWaitFound: that a FIN has reached a minisock unseen is told by a walk, and
+// then by its end: both say the same time, so that the times add up.
+func TestKernelTimeWaitFound(t *testing.T) {
+	requireKernel(t)
+	inNetNS(t, func(ns *netns) {
+		tr := traceLife(ns, "--stuck", "--limit", "TIME_WAIT=1s") // walks every second
+		listener, client, server := ns.connected()
+		cookie := client.cookie()
+		leaveInFinWait2(client)
+		lapse(20 * time.Millisecond)
+		server.close()
+		eventually(ns.t, "a walk has found it", func() bool {
+			return strings.Contains(tr.textSoFar(), `"socket":"`+cookie+`"`)
+		})
+		listener.close()
+		ns.destroyTimeWait()
+		tr.await(cookie)
+		checkStory(ns.t, tr.finish().life(cookie), activeTimeWait+"killed; abort")
+	})
+}

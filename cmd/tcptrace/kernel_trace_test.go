@@ -544,6 +544,10 @@ func (r *result) checkDwell(l *line, p present) {
 		if l.Dwell != nil && !l.atLeast() && l.Verdict != fsm.Gap.String() {
 			t.Errorf("%s -> %s of %s has an exact dwell, %d ns, but the start was not seen", l.From, l.To, l.Socket, *l.Dwell)
 		}
+	case l.Dwell != nil && l.atLeast(): // a walk found it, whose beginning was not told yet
+		if *l.Dwell < 0 || *l.Dwell > at-p.since {
+			t.Errorf("%s -> %s of %s: dwell of at least %d ns, but it was %d", l.From, l.To, l.Socket, *l.Dwell, at-p.since)
+		}
 	case p.child && (!r.timers || r.ns.noRequests):
 		if l.Dwell != nil {
 			t.Errorf("%s -> %s of %s has a dwell, %d ns, but the SYN was not seen", l.From, l.To, l.Socket, *l.Dwell)

@@ -265,9 +265,18 @@ func TestClosedTwice(t *testing.T) {
 	s := eventstest.New(eventstest.Start)
 	c := s.Socket("10.0.0.1:40000", "10.0.0.2:80")
 	c.To(fsm.SynSent, 0).To(fsm.Closed, time.Millisecond, eventstest.Errno(111)).To(fsm.Closed, time.Millisecond)
-	out := observe(lifecycle.NewTracker(0), s.Events())
-	if last := out[len(out)-1]; last.Verdict != fsm.Linux {
-		t.Errorf("the second is %v, %q, want linux", last.Verdict, last.Reason)
+	list := s.Events()
+	tr := lifecycle.NewTracker(0)
+	for i := range list {
+		var out lifecycle.Transition
+		tr.Observe(&list[i], &out)
+		second := i == len(list)-1
+		if second && out.Verdict != fsm.Linux {
+			t.Errorf("the second is %v, %q, want linux", out.Verdict, out.Reason)
+		}
+		if out.Life.IsConnection() == second { // else it would be counted again
+			t.Errorf("%v -> %v is of a connection: %t", out.From, out.To, !second)
+		}
 	}
 }
 
