@@ -169,7 +169,7 @@ func (b *builder) build(ctx context.Context, dir, arch, pkg string) (string, err
 	if binary, ok := b.built[key]; ok {
 		return binary, nil
 	}
-	binary := filepath.Join(dir, "build", key)
+	binary := filepath.Join(dir, "build", key+".test") // testscript takes one called tcptrace for the command
 	args := []string{"test", "-c"}
 	if pkg == "cmd/vmtest" {
 		args = []string{"build"}

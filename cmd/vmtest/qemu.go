@@ -13,7 +13,7 @@ func emulate(root, arch, linux, initrd, console, output string) []string {
 			libraries += ":" + filepath.Join(root, dir, sub)
 		}
 	}
-	program, tty, cpu := "qemu-system-x86_64", "ttyS", []string{"-cpu", "max"}
+	program, tty, cpu := "qemu-system-x86_64", "ttyS", []string{"-cpu", "max,-erms,-fsrm,-fzrm,-fsrs"}
 	if arch == "arm64" {
 		program, tty, cpu = "qemu-system-aarch64", "ttyAMA", []string{"-machine", "virt", "-cpu", "max,pauth-impdef=on"}
 	}
