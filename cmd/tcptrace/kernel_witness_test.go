@@ -98,8 +98,13 @@ func saw(t *testing.T, m *ebpf.Map, socket string) (s sighting, ok bool) {
 	return s, err == nil
 }
 
-// check holds what the tracer says of minisocks against what the witness saw.
-func (w *witness) check(r *result) (compared int) {
+// check holds what the tracer says of minisocks against what the witness saw, if there
+// is one. At least so many must be there to compare.
+func (w *witness) check(r *result, atLeast int) {
+	if w == nil {
+		return
+	}
+	compared := 0
 	t := r.t
 	t.Helper()
 	const stateTimeWait = 6
@@ -129,55 +134,19 @@ func (w *witness) check(r *result) (compared int) {
 			t.Errorf("a minisock began in TIME_WAIT: %t, but it was shown as %v", inTimeWait, s.lines[first])
 		}
 	}
-	return compared
+	if compared < atLeast {
+		t.Errorf("%d minisocks compared with the witness, want %d", compared, atLeast)
+	}
 }
 
 func (r *result) later(l *line, s sighting) time.Duration {
 	return time.Duration(r.at(l)) - time.Duration(s.At)
 }
 
-// TestKernelTimeWaitWitnessed plays all that can end a minisock, before a witness.
-func TestKernelTimeWaitWitnessed(t *testing.T) {
+// TestKernelWitness: where it is skipped, the tests of TIME_WAIT are without a witness.
+func TestKernelWitness(t *testing.T) {
 	requireKernel(t)
-	w, err := newWitness(t)
-	if err != nil {
+	if _, err := newWitness(t); err != nil {
 		t.Skipf("no program can be attached to functions of this kernel: %v", err)
 	}
-	for _, test := range []struct {
-		name string
-		play func(*netns, *lifeTracing) (cookie string)
-	}{
-		{"expired", expired},
-		{"reused by a SYN", reusedBySYN},
-		{"reused by connect", reusedByConnect},
-		{"reset", resetInTimeWait},
-		{"namespace gone", namespaceGone},
-		{"killed", killed},
-		{"killed, IPv6", killedIPv6},
-		{"killed, of MPTCP", killedMPTCP},
-		{"killed after CLOSING", killedAfterClosing},
-		{"FIN_WAIT_2 expired", finWait2Expired},
-		{"FIN_WAIT_2 reset", finWait2Reset},
-		{"FIN_WAIT_2, FIN late", finWait2FINLate},
-		{"FIN_WAIT_2, FIN at once", finWait2FINAtOnce},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			inNetNS(t, func(ns *netns) {
-				tr := traceLife(ns)
-				tr.await(test.play(ns, tr))
-				if w.check(tr.finish().result) == 0 {
-					ns.t.Error("nothing was compared")
-				}
-			})
-		})
-	}
-}
-
-func expired(ns *netns, tr *lifeTracing) string {
-	listener, client, server := ns.connected()
-	cookie := client.cookie()
-	leaveInTimeWait(client, server)
-	listener.close()
-	tr.awaitWithin(100*time.Second, "the life of "+cookie, func(c *lifecycleLine) bool { return c.Socket == cookie })
-	return cookie
 }

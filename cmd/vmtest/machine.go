@@ -66,6 +66,15 @@ func (b *builder) machine(ctx context.Context, k kernel, list []suite) (*machine
 			return nil, err
 		}
 	}
+	objects, err := filepath.Glob("bpf/*.o")
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range objects {
+		if err := image.file("src/"+o, o); err != nil {
+			return nil, err
+		}
+	}
 	for _, tool := range guestTools {
 		if err := image.program(tools, tool); err != nil {
 			return nil, err

@@ -44,18 +44,18 @@ func run(ctx context.Context, args []string) error {
 	dir := flags.String("dir", "bin/vm", "where what was downloaded is kept")
 	only := flags.String("run", "", "run only the tests that match this regular expression, as go test -run")
 	verbose := flags.Bool("v", false, "show all that the tests write, also where they pass")
-	timeout := flags.Duration("timeout", 15*time.Minute, "of one virtual machine")
+	timeout := flags.Duration("timeout", 30*time.Minute, "of one virtual machine")
 	if err := flags.Parse(args); err != nil {
 		return flag.ErrHelp
 	}
-	chosen, err := choose(flags.Args())
+	kernels, err := choose(flags.Args())
 	if err != nil {
 		return err
 	}
 
 	b := &builder{dir: *dir}
-	machines := make([]*machine, len(chosen))
-	for i, k := range chosen {
+	machines := make([]*machine, len(kernels))
+	for i, k := range kernels {
 		if machines[i], err = b.machine(ctx, k, suites(k, *only)); err != nil {
 			return fmt.Errorf("kernel %s: %w", k.name, err)
 		}
