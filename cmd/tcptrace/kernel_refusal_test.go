@@ -46,7 +46,7 @@ func TestKernelRefused(t *testing.T) {
 		if status := p.status(); status != exitUnsupported {
 			t.Errorf("status %d, want %d", status, exitUnsupported)
 		}
-		if _, first, _ := strings.Cut(out, "MISSING "); !strings.HasPrefix(first, " "+lacks) && !strings.HasPrefix(first, lacks) {
+		if _, first, _ := strings.Cut(out, "MISSING "); !strings.HasPrefix(strings.TrimSpace(first), lacks) {
 			t.Errorf("the first thing missing is not %q:\n%s", lacks, out)
 		}
 	})

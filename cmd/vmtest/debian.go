@@ -101,6 +101,9 @@ func (a *apt) unpack(ctx context.Context, to string, whole bool, packages ...str
 		if out, err := exec.CommandContext(ctx, "dpkg-deb", "-x", deb, part).CombinedOutput(); err != nil {
 			return fmt.Errorf("unpack %s: %w: %s", deb, err, out)
 		}
+		if err := os.Remove(deb); err != nil {
+			return err
+		}
 	}
 	return os.Rename(part, to)
 }

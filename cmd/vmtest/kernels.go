@@ -9,8 +9,9 @@ import (
 
 // kernel is one that is tested, by the packages of Debian that hold it.
 type kernel struct {
-	name string // what it is chosen by, and the beginning of its version
-	arch string // of Debian
+	name   string // what it is chosen by
+	series string // the beginning of its version
+	arch   string // of Debian
 	// suite of Debian, below deb.debian.org, that has it.
 	archive, suite string
 	// lacks is the requirement for the want of which tracing is refused there. Empty:
@@ -19,16 +20,17 @@ type kernel struct {
 }
 
 // kernels are the long-term ones that distributions have, the newest ones, and one
-// that is too old. For one processor, but for the last, that of most machines.
+// that is too old.
 func kernels() []kernel {
 	const security = "debian-security"
 	return []kernel{
-		{"5.10", "amd64", security, "bullseye-security", "helper bpf_get_socket_cookie in tracing programs"},
-		{"6.1", "amd64", security, "bookworm-security", ""},
-		{"6.12", "amd64", "debian", "trixie", ""},
-		{"6.18", "amd64", "debian", "trixie-backports", ""},
-		{"7.2", "amd64", "debian", "sid", ""},
-		{"7.3", "amd64", "debian", "trixie-backports", ""},
+		{"5.10", "5.10", "amd64", security, "bullseye-security", "helper bpf_get_socket_cookie in tracing programs"},
+		{"6.1", "6.1", "amd64", security, "bookworm-security", ""},
+		{"6.12", "6.12", "amd64", "debian", "trixie", ""},
+		{"6.18", "6.18", "amd64", "debian", "trixie-backports", ""},
+		{"7.2", "7.2", "amd64", "debian", "sid", ""},
+		{"7.3", "7.3", "amd64", "debian", "trixie-backports", ""},
+		{"arm64", "6.12", "arm64", "debian", "trixie", ""},
 	}
 }
 
@@ -59,7 +61,7 @@ func choose(wanted []string) ([]kernel, error) {
 // newest returns the version of the newest image among the names of packages: the
 // rest of the name between linux-image- and -cloud-ARCH.
 func (k *kernel) newest(packages []string) (version string, ok bool) {
-	image := regexp.MustCompile(`^linux-image-(` + regexp.QuoteMeta(k.name) + `\.[0-9][0-9.]*([+-][0-9a-z.]+)?)-cloud-` + k.arch + `$`)
+	image := regexp.MustCompile(`^linux-image-(` + regexp.QuoteMeta(k.series) + `\.[0-9][0-9.]*([+-][0-9a-z.]+)?)-cloud-` + k.arch + `$`)
 	for _, name := range packages {
 		if m := image.FindStringSubmatch(name); m != nil && (!ok || compareVersions(m[1], version) > 0) {
 			version, ok = m[1], true

@@ -123,7 +123,7 @@ func (b *builder) kernel(ctx context.Context, dir string, k *kernel) (root, vers
 	}
 	version, ok := k.newest(names)
 	if !ok {
-		return "", "", fmt.Errorf("%s has no linux-image-%s.*-cloud-%s any more: look for it in another suite of Debian", k.suite, k.name, k.arch)
+		return "", "", fmt.Errorf("%s has no linux-image-%s.*-cloud-%s any more: look for it in another suite of Debian", k.suite, k.series, k.arch)
 	}
 	suffix := version + "-cloud-" + k.arch
 	packages := []string{"linux-image-" + suffix}

@@ -11,7 +11,7 @@ var chosen = []struct {
 }{
 	{"bpf", []string{
 		"TestRequirements", "TestCloseLeavesNothing", "TestLostRecordsLeaveAHole", "TestFilterByCgroup",
-		"TestRecordsAreWhole", "TestTimers", "TestSelfTestIsNotSeen", "TestLayoutIsDecoded", "TestEnums",
+		"TestRecordsAreWhole", "TestTimers", "TestSelfTestIsNotSeen",
 	}},
 	{"cmd/tcptrace", []string{
 		"TestKernelScenarios", "TestKernelReconnect", "TestKernelStartedBefore", "TestKernelStartedBeforeInFinWait2",

@@ -16,7 +16,7 @@ func TestNewest(t *testing.T) {
 		"linux-image-6.1.0-70-cloud-arm64",
 	}
 	for _, test := range []struct{ name, want string }{{"6.1", "6.1.0-57"}, {"6.12", "6.12.107+deb12"}, {"6", ""}, {"7.3", ""}} {
-		k := kernel{name: test.name, arch: "amd64"}
+		k := kernel{series: test.name, arch: "amd64"}
 		if got, ok := k.newest(packages); got != test.want && test.name != "6" || ok != (got != "") {
 			t.Errorf("the newest of %s is %q, want %q", test.name, got, test.want)
 		}
