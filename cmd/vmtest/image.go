@@ -60,24 +60,6 @@ func (i *image) file(name, from string) error {
 	return err
 }
 
-// tree puts the files below a directory, if there is one.
-func (i *image) tree(name, from string) error {
-	err := filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		below, err := filepath.Rel(from, p)
-		if err != nil {
-			return err
-		}
-		return i.file(path.Join(name, filepath.ToSlash(below)), p)
-	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
 // program puts one of an unpacked tree of packages, with the libraries and the loader
 // that it needs, at the places that the tree has for them.
 func (i *image) program(root, name string) error {
@@ -131,7 +113,7 @@ func (i *image) modules(root string, names []string) (paths []string, err error)
 	for _, name := range names {
 		var at string
 		err := filepath.WalkDir(root, func(p string, _ fs.DirEntry, err error) error {
-			if base, rest, _ := strings.Cut(filepath.Base(p), ".ko"); err == nil && base == name && !strings.Contains(rest, "/") && strings.Contains(p, ".ko") {
+			if base, _, isModule := strings.Cut(filepath.Base(p), ".ko"); err == nil && isModule && base == name {
 				at = p
 				return fs.SkipAll
 			}

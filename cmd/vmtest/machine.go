@@ -5,16 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
-
-	"os/exec"
 )
 
 // builder makes virtual machines of what it downloads, builds, and keeps.
 type builder struct {
-	dir   string
+	dir   string            // absolute
 	built map[string]string // test binaries and the init, by architecture and package
+}
+
+func newBuilder(dir string) (*builder, error) {
+	dir, err := filepath.Abs(dir) // the tools are run in other directories
+	return &builder{dir: dir, built: map[string]string{}}, err
 }
 
 // machine is one that is ready to be started.
@@ -28,66 +32,19 @@ type machine struct {
 
 // machine makes one that runs the suites on the kernel.
 func (b *builder) machine(ctx context.Context, k kernel, list []suite) (*machine, error) {
-	dir, err := filepath.Abs(b.dir)
+	emulator, err := b.emulator(ctx, k.arch)
 	if err != nil {
 		return nil, err
 	}
-	tools, err := b.tools(ctx, dir, k.arch)
+	root, version, err := b.kernel(ctx, &k)
 	if err != nil {
 		return nil, err
 	}
-	emulator, err := b.emulator(ctx, dir, k.arch)
+	image, err := b.image(ctx, root, k.arch, list)
 	if err != nil {
 		return nil, err
 	}
-	root, version, err := b.kernel(ctx, dir, &k)
-	if err != nil {
-		return nil, err
-	}
-
-	image, err := newImage()
-	if err != nil {
-		return nil, err
-	}
-	for _, pkg := range []string{"bpf", "cmd/tcptrace", "cmd/vmtest"} {
-		binary, err := b.build(ctx, dir, goArch(k.arch), pkg)
-		if err != nil {
-			return nil, err
-		}
-		to := "init"
-		if pkg != "cmd/vmtest" {
-			to = testBinary(pkg)
-			if err := image.tree("src/"+pkg+"/testdata", pkg+"/testdata"); err != nil {
-				return nil, err
-			}
-			image.directory("src/" + pkg)
-		}
-		if err := image.file(to, binary); err != nil {
-			return nil, err
-		}
-	}
-	objects, err := filepath.Glob("bpf/*.o")
-	if err != nil {
-		return nil, err
-	}
-	for _, o := range objects {
-		if err := image.file("src/"+o, o); err != nil {
-			return nil, err
-		}
-	}
-	for _, tool := range guestTools {
-		if err := image.program(tools, tool); err != nil {
-			return nil, err
-		}
-	}
-	modules, err := image.modules(root, guestModules)
-	if err != nil {
-		return nil, err
-	}
-	if err := image.task(&task{Modules: modules, Suites: list}); err != nil {
-		return nil, err
-	}
-	work := filepath.Join(dir, "run", k.name)
+	work := filepath.Join(b.dir, "run", k.name)
 	if err := os.MkdirAll(work, 0o755); err != nil {
 		return nil, err
 	}
@@ -95,7 +52,6 @@ func (b *builder) machine(ctx context.Context, k kernel, list []suite) (*machine
 	if err := image.write(initrd); err != nil {
 		return nil, err
 	}
-
 	linux, err := glob(root, "boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinux")
 	if err != nil {
 		return nil, err
@@ -105,9 +61,51 @@ func (b *builder) machine(ctx context.Context, k kernel, list []suite) (*machine
 	return m, nil
 }
 
+// image makes the file system of a machine: the tests, what they need, and the task.
+func (b *builder) image(ctx context.Context, kernel, arch string, list []suite) (*image, error) {
+	i, err := newImage()
+	if err != nil {
+		return nil, err
+	}
+	for place, pkg := range map[string]string{"init": "cmd/vmtest", testBinary("bpf"): "bpf", testBinary("cmd/tcptrace"): "cmd/tcptrace"} {
+		binary, err := b.build(ctx, arch, pkg)
+		if err != nil {
+			return nil, err
+		}
+		if err := i.file(place, binary); err != nil {
+			return nil, err
+		}
+	}
+	// What tests read of their sources.
+	i.directory("src/cmd/tcptrace")
+	objects, err := filepath.Glob("bpf/*.o")
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range objects {
+		if err := i.file("src/"+o, o); err != nil {
+			return nil, err
+		}
+	}
+	tools, err := b.unpacked(ctx, "tools-"+arch, arch, "iproute2", "dash", "coreutils")
+	if err != nil {
+		return nil, err
+	}
+	for _, tool := range []string{"ss", "ip", "sh", "sleep", "true"} {
+		if err := i.program(tools, tool); err != nil {
+			return nil, err
+		}
+	}
+	modules, err := i.modules(kernel, []string{"inet_diag", "tcp_diag"}) // for ss, in this order
+	if err != nil {
+		return nil, err
+	}
+	return i, i.task(&task{Modules: modules, Suites: list})
+}
+
 // kernel returns where the kernel is unpacked, and its version.
-func (b *builder) kernel(ctx context.Context, dir string, k *kernel) (root, version string, err error) {
-	base := filepath.Join(dir, "kernels", k.name)
+func (b *builder) kernel(ctx context.Context, k *kernel) (root, version string, err error) {
+	base := filepath.Join(b.dir, "kernels", k.name)
 	if kept, err := filepath.Glob(filepath.Join(base, "root-*")); err != nil {
 		return "", "", err
 	} else if i := len(kept) - 1; i >= 0 && !strings.HasSuffix(kept[i], ".part") {
@@ -136,29 +134,20 @@ func (b *builder) kernel(ctx context.Context, dir string, k *kernel) (root, vers
 	return root, version, a.unpack(ctx, root, false, packages...)
 }
 
-// guestTools are what the tests execute.
-var guestTools = []string{"ss", "ip", "sh", "sleep", "true"}
-
-// guestModules are what the tools need, in this order.
-var guestModules = []string{"inet_diag", "tcp_diag"}
-
-func (b *builder) tools(ctx context.Context, dir, arch string) (string, error) {
-	return b.unpacked(ctx, filepath.Join(dir, "tools-"+arch), arch, "iproute2", "dash", "coreutils")
-}
-
 // emulator returns where QEMU is unpacked: 10.0, as 7.2 gets CMPXCHG16B wrong.
-func (b *builder) emulator(ctx context.Context, dir, arch string) (string, error) {
+func (b *builder) emulator(ctx context.Context, arch string) (string, error) {
 	pkg := "qemu-system-x86"
 	if arch == "arm64" {
 		pkg = "qemu-system-arm"
 	}
-	return b.unpacked(ctx, filepath.Join(dir, pkg), hostArch, pkg)
+	const host = "amd64" // what this QEMU runs on
+	return b.unpacked(ctx, pkg, host, pkg)
 }
 
-// hostArch is the one of Debian that the emulator is for.
-const hostArch = "amd64"
-
-func (b *builder) unpacked(ctx context.Context, base, arch string, packages ...string) (string, error) {
+// unpacked returns where packages of bookworm-backports are unpacked, with all that they
+// need.
+func (b *builder) unpacked(ctx context.Context, name, arch string, packages ...string) (string, error) {
+	base := filepath.Join(b.dir, name)
 	root := filepath.Join(base, "root")
 	if _, err := os.Stat(root); !errors.Is(err, os.ErrNotExist) {
 		return root, err
@@ -170,15 +159,14 @@ func (b *builder) unpacked(ctx context.Context, base, arch string, packages ...s
 	return root, a.unpack(ctx, root, true, packages...)
 }
 
-func goArch(debian string) string { return debian } // the same, for these two
-
-// build returns the binary of a command, or of the tests of a package.
-func (b *builder) build(ctx context.Context, dir, arch, pkg string) (string, error) {
+// build returns the binary of a command, or of the tests of a package. Go calls the
+// architectures as Debian does.
+func (b *builder) build(ctx context.Context, arch, pkg string) (string, error) {
 	key := arch + "/" + pkg
 	if binary, ok := b.built[key]; ok {
 		return binary, nil
 	}
-	binary := filepath.Join(dir, "build", key+".test") // testscript takes one called tcptrace for the command
+	binary := filepath.Join(b.dir, "build", key+".test") // testscript takes one called tcptrace for the command
 	args := []string{"test", "-c"}
 	if pkg == "cmd/vmtest" {
 		args = []string{"build"}
@@ -188,9 +176,6 @@ func (b *builder) build(ctx context.Context, dir, arch, pkg string) (string, err
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
-	}
-	if b.built == nil {
-		b.built = map[string]string{}
 	}
 	b.built[key] = binary
 	return binary, nil

@@ -53,7 +53,10 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 
-	b := &builder{dir: *dir}
+	b, err := newBuilder(*dir)
+	if err != nil {
+		return err
+	}
 	machines := make([]*machine, len(kernels))
 	for i, k := range kernels {
 		if machines[i], err = b.machine(ctx, k, suites(k, *only)); err != nil {
