@@ -909,7 +909,7 @@ static __always_inline bool fin_arrives(const struct minisock *m, struct inet_ti
 }
 
 /* Who ends a minisock before its time is on the stack, so far down at most. */
-#define FRAMES 6
+#define FRAMES 10
 #define STACK_WORDS 64
 #define CALLERS 8
 
