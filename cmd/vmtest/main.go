@@ -38,7 +38,7 @@ func main() {
 func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("vmtest", flag.ContinueOnError)
 	flags.Usage = func() {
-		fmt.Fprintf(flags.Output(), "usage: vmtest [flags] [kernel ...]\nkernels: %s\n", strings.Join(names(), " "))
+		fmt.Fprintf(os.Stderr, "usage: vmtest [flags] [kernel ...]\nkernels: %s\n", strings.Join(names(), " "))
 		flags.PrintDefaults()
 	}
 	dir := flags.String("dir", "bin/vm", "where what was downloaded is kept")
@@ -77,7 +77,7 @@ func run(ctx context.Context, args []string) error {
 			results[i] = m.run(ctx)
 			lines.Lock()
 			defer lines.Unlock()
-			results[i].write(os.Stdout, *verbose)
+			fmt.Print(results[i].text(*verbose))
 		})
 	}
 	wait.Wait()

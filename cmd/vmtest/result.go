@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"regexp"
@@ -104,21 +103,23 @@ func count(output string) (list []counts) {
 	return list
 }
 
-// write writes a line for each package, and more if it failed.
-func (r *result) write(w io.Writer, verbose bool) {
+// text is a line for the kernel, and more if it failed.
+func (r *result) text(verbose bool) string {
+	var b strings.Builder
 	word := "ok"
 	if r.err != nil {
 		word = "FAIL"
 	}
 	if r.err != nil || verbose {
-		fmt.Fprint(w, r.output)
+		b.WriteString(r.output)
 	}
-	fmt.Fprintf(w, "%-4s %-5s %-22s", word, r.machine.kernel.name, r.machine.version)
+	fmt.Fprintf(&b, "%-4s %-5s %-16s", word, r.machine.kernel.name, r.machine.version)
 	for _, c := range count(r.output) {
-		fmt.Fprintf(w, " %s: %d passed, %d failed, %d skipped;", c.pkg, c.passed, c.failed, c.skipped)
+		fmt.Fprintf(&b, " %s: %d passed, %d failed, %d skipped;", c.pkg, c.passed, c.failed, c.skipped)
 	}
-	fmt.Fprintf(w, " %s\n", r.took.Round(time.Second))
+	fmt.Fprintf(&b, " %s\n", r.took.Round(time.Second))
 	if r.err != nil {
-		fmt.Fprintf(w, "     %v (%s)\n", r.err, r.machine.console)
+		fmt.Fprintf(&b, "     %v (%s)\n", r.err, r.machine.console)
 	}
+	return b.String()
 }
