@@ -6,6 +6,8 @@ ARGS    ?=
 FUZZTIME ?= 30s
 SOAK     ?= 10m
 WALK     ?= 10m
+KERNEL   ?=
+RUN      ?=
 
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 LDFLAGS = -s -w -X main.version=$(VERSION)
@@ -54,6 +56,10 @@ run: build ## build and trace this host; ARGS='-o json --duration 5s' passes arg
 .PHONY: test
 test: ## all tests; those of the kernel side run as root, elsewhere they are skipped
 	$(GO) test -p 1 ./... # one package at a time: the kernel's own trace is of the whole host
+
+.PHONY: test-vm
+test-vm: ## kernel tests on emulated machines with Debian's kernels; KERNEL='6.1 7.3' and RUN choose
+	$(GO) run ./cmd/vmtest -run '$(RUN)' $(KERNEL)
 
 .PHONY: race
 race: ## all tests with the race detector, which needs cgo and a C compiler

@@ -89,11 +89,6 @@ enum sock_flags {
 	SOCK_LINGER, /* SO_LINGER is on */
 };
 
-/* Likewise, of Linux 6.10 and later: a segment that no listener wants. */
-enum sk_rst_reason {
-	SK_RST_REASON_TCP_FLAGS,
-};
-
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct in6_addr {

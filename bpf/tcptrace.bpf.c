@@ -245,6 +245,7 @@ struct moment {
 	__u64 request;            /* timer of a request, just cancelled; 0: none */
 	__u32 isn;                /* tells the request from a later one at its address */
 	__u32 refused;            /* ports of a segment that a listener answered by a reset */
+	__u32 refused_ack;        /* what it acknowledges; 0: nothing */
 	__u64 refused_at;
 	__u64 born;       /* when a child was, whose request is still to go; 0: none */
 	__u32 born_ports; /* its; 0: it has none yet */
@@ -753,11 +754,15 @@ static __noinline int request_cancelled(struct timer_list *timer)
 	}
 	if (!tells_requests)
 		return 0;
-	/* The request is dropped at once after the reset, if that was for it. */
-	refused = m->refused == ports && now - m->refused_at < SHORTLY;
-	m->refused = 0;
 	m->request = (__u64)timer;
 	m->isn = BPF_CORE_READ((struct tcp_request_sock *)req, snt_isn);
+	/*
+	 * The request is dropped at once after the reset, if that was for it. It was not
+	 * where the segment acknowledges something else (tcp_check_req).
+	 */
+	refused = m->refused == ports && now - m->refused_at < SHORTLY &&
+	          (!m->refused_ack || m->refused_ack == m->isn + 1);
+	m->refused = 0;
 	return send_request(req, TCP_CLOSE, refused ? END_RESET_SENT : END_RESET,
 	                    EVENT_PROVISIONAL);
 }
@@ -907,7 +912,7 @@ static __always_inline bool fin_arrives(const struct minisock *m, struct inet_ti
 }
 
 /* Who ends a minisock before its time is on the stack, so far down at most. */
-#define FRAMES 6
+#define FRAMES 10
 #define STACK_WORDS 64
 #define CALLERS 8
 
@@ -1410,11 +1415,14 @@ static __always_inline __u32 ports_of(const struct sk_buff *skb)
 	return (__u32)bpf_ntohs(ports[1]) << 16 | bpf_ntohs(ports[0]);
 }
 
-/* Whether a segment was refused that no request is dropped for. */
-static __always_inline bool is_stray(__u64 reason)
+/* What the segment acknowledges; 0: nothing. */
+static __always_inline __u32 ack_of(const struct sk_buff *skb)
 {
-	return bpf_core_enum_value_exists(enum sk_rst_reason, SK_RST_REASON_TCP_FLAGS) &&
-	       reason == bpf_core_enum_value(enum sk_rst_reason, SK_RST_REASON_TCP_FLAGS);
+	__be32 seqs[3] = {}; /* sequence number, acknowledgement, and what has the flags */
+
+	if (skb)
+		bpf_core_read(seqs, sizeof(seqs), skb->head + skb->transport_header + 4);
+	return bpf_ntohl(seqs[2]) & 0x100000 ? bpf_ntohl(seqs[1]) : 0; /* TCP_FLAG_ACK */
 }
 
 /*
@@ -1439,9 +1447,8 @@ int send_reset(__u64 *ctx)
 		return 0;
 	}
 	if (sk->__sk_common.skc_state == TCP_LISTEN) {
-		if (has_reset_reasons && is_stray(ctx[2]))
-			return 0;
 		m->refused = ports_of((const struct sk_buff *)ctx[1]);
+		m->refused_ack = ack_of((const struct sk_buff *)ctx[1]);
 		m->refused_at = bpf_ktime_get_boot_ns();
 		return 0;
 	}

@@ -124,11 +124,11 @@ var errHidden = errors.New("the addresses of kernel symbols are hidden: that tak
 // resetReasons returns the numbers of the caller for those of this kernel's enum
 // sk_rst_reason, which change from version to version, and whether the kernel
 // gives a reason at all (6.10 and later).
-func resetReasons(numbers map[string]uint8) (table [64]uint8, has bool, err error) {
+func resetReasons(types *btf.Cache, numbers map[string]uint8) (table [64]uint8, has bool, err error) {
 	for i := range table {
 		table[i] = 1 // RESET_UNSPECIFIED of event.h
 	}
-	kernel, err := btf.LoadKernelSpec()
+	kernel, err := types.Kernel()
 	if err != nil {
 		return table, false, err
 	}

@@ -75,6 +75,7 @@ const (
 // every way that the kernel knows but waiting for its time.
 func TestKernelTimeWaitEnds(t *testing.T) {
 	requireKernel(t)
+	w, _ := newWitness(t)
 	for _, test := range []struct {
 		name string
 		play func(*netns, *lifeTracing) (cookie string) // of the one with this story
@@ -107,6 +108,7 @@ func TestKernelTimeWaitEnds(t *testing.T) {
 				tr.await(cookie)
 				r := tr.finish()
 				checkStory(ns.t, r.life(cookie), test.want)
+				w.check(r.result, 1)
 			})
 		})
 	}
@@ -415,6 +417,7 @@ func lapse(d time.Duration) { time.Sleep(d) }
 // ways into it.
 func TestKernelTimeWaitExpires(t *testing.T) {
 	requireKernel(t)
+	w, _ := newWitness(t)
 	inNetNS(t, func(ns *netns) {
 		t := ns.t
 		ns.sysctl("ipv4/tcp_fin_timeout", "10")
@@ -467,6 +470,7 @@ func TestKernelTimeWaitExpires(t *testing.T) {
 				t.Errorf("%v of TIME_WAIT, want 60 to 63 s: %v", d, c)
 			}
 		}
+		w.check(r.result, len(want))
 	})
 }
 
