@@ -41,24 +41,24 @@ func (k *walk) finish() {
 		later = k.out.rest(t)
 	}
 	r := k.result()
-	w := newWitness(r.result, k.deeds)
+	a := newAccount(r.result, k.deeds)
 	all := k.tr.oracle.lives(func(*life) bool { return true })
-	w.match(all)
-	w.checkMissing(0)
-	w.checkVerdicts(k.skipped)
+	a.match(all)
+	a.checkMissing(0)
+	a.checkVerdicts(k.skipped)
 	r.checkTimes()
-	w.checkOwners()
-	k.checkCounts(r, w, minisocks)
-	k.checkLives(r, w)
-	found := k.checkSnapshots(w, k.tr.recording, true)
+	a.checkOwners()
+	k.checkCounts(r, a, minisocks)
+	k.checkLives(r, a)
+	found := k.checkSnapshots(a, k.tr.recording, true)
 	for _, recording := range k.looks {
-		found += k.checkSnapshots(w, recording, false)
+		found += k.checkSnapshots(a, recording, false)
 	}
 	if k.second != nil {
 		k.checkLater(newResult(ns, strings.NewReader(later), k.second.stderr.String()), all)
 	}
 	t.Logf("%d calls; %d transitions of %d sockets, %d handshakes, %d lives; %d found by walks; %d missing; apart by %v",
-		len(k.deeds), len(r.transitions), len(r.sockets), len(r.requests), len(r.lives), found, w.missing, &w.skews)
+		len(k.deeds), len(r.transitions), len(r.sockets), len(r.requests), len(r.lives), found, a.missing, &a.skews)
 }
 
 // settle waits until all sockets are closed, by the kernel's timers or, when patience is
@@ -131,8 +131,8 @@ func (k *walk) result() *lifeResult {
 	return r
 }
 
-// witness holds the transitions of a run against the oracle's, step by step.
-type witness struct {
+// account holds the transitions of a run against the oracle's, step by step.
+type account struct {
 	*result
 	bySocket map[string][]*deed
 	byPID    map[int]string // comm
@@ -154,41 +154,41 @@ type seen struct {
 	at   int
 }
 
-func newWitness(r *result, deeds []*deed) *witness {
-	w := &witness{
+func newAccount(r *result, deeds []*deed) *account {
+	a := &account{
 		result: r, bySocket: make(map[string][]*deed), byPID: make(map[int]string), last: make(map[int]*deed), spawned: make(map[int]bool), listened: make(map[int]bool),
 		of: make(map[*line]*seen), steps: make(map[*step]*line), holed: make(map[*tracedLife]bool), holes: make(map[string]bool),
 	}
 	for _, d := range deeds {
-		w.byPID[d.PID] = d.Comm
+		a.byPID[d.PID] = d.Comm
 		if d.Verb == "listen" {
-			w.listened[d.PID] = true
+			a.listened[d.PID] = true
 		}
-		w.last[d.PID] = d
+		a.last[d.PID] = d
 		if child, ok := strings.CutSuffix(d.Note, ": <nil>"); ok && d.Verb == "spawn" {
 			if pid, err := strconv.Atoi(child); err == nil {
-				w.spawned[pid] = true
+				a.spawned[pid] = true
 			}
 		}
 		if d.Socket != "" {
-			w.bySocket[d.Socket] = append(w.bySocket[d.Socket], d)
+			a.bySocket[d.Socket] = append(a.bySocket[d.Socket], d)
 		}
 	}
-	return w
+	return a
 }
 
 // story tells what was done to a socket.
-func (w *witness) story(cookie string) string {
+func (a *account) story(cookie string) string {
 	var b strings.Builder
-	for _, d := range w.bySocket[cookie] {
+	for _, d := range a.bySocket[cookie] {
 		fmt.Fprintf(&b, "\n    %v", d)
 	}
-	for _, s := range w.sockets {
+	for _, s := range a.sockets {
 		if s.lines[0].Socket != cookie {
 			continue
 		}
 		for _, l := range s.lines {
-			at := w.at(l)
+			at := a.at(l)
 			fmt.Fprintf(&b, "\n    %d.%06d saw %v, owner %v", at/1e9, at/1e3%1e6, l, l.owner())
 		}
 	}
@@ -196,7 +196,7 @@ func (w *witness) story(cookie string) string {
 }
 
 // match finds for each transition the oracle's step, among those of the whole host.
-func (w *witness) match(all []*life) {
+func (a *account) match(all []*life) {
 	type place struct {
 		life *life
 		at   int
@@ -213,12 +213,12 @@ func (w *witness) match(all []*life) {
 	for _, list := range places {
 		slices.SortFunc(list, func(a, b place) int { return cmp.Compare(when(a), when(b)) })
 	}
-	for i := range w.transitions {
-		l := &w.transitions[i]
+	for i := range a.transitions {
+		l := &a.transitions[i]
 		if l.ofMinisock() {
 			continue
 		}
-		at := w.at(l)
+		at := a.at(l)
 		list := places[edge{l.From, l.kernelTo()}]
 		first, _ := slices.BinarySearchFunc(list, at-uint64(worstSkew), func(p place, at uint64) int { return cmp.Compare(when(p), at) })
 		var best *place
@@ -226,19 +226,19 @@ func (w *witness) match(all []*life) {
 		for j := first; j < len(list) && when(list[j]) <= at+uint64(worstSkew); j++ {
 			s := &list[j].life.steps[list[j].at]
 			skew := int64(at - s.at)
-			if skew = max(skew, -skew); skew <= least && w.steps[s] == nil && sameEnds(l, s) {
+			if skew = max(skew, -skew); skew <= least && a.steps[s] == nil && sameEnds(l, s) {
 				best, least = &list[j], skew
 			}
 		}
 		if best == nil {
-			w.t.Errorf("the oracle did not see %v%s", l, w.story(l.Socket))
+			a.t.Errorf("the oracle did not see %v%s", l, a.story(l.Socket))
 			continue
 		}
-		w.of[l] = &seen{best.life, best.at}
-		w.steps[&best.life.steps[best.at]] = l
-		w.skews.add(least)
+		a.of[l] = &seen{best.life, best.at}
+		a.steps[&best.life.steps[best.at]] = l
+		a.skews.add(least)
 	}
-	w.owned = slices.DeleteFunc(slices.Clone(all), func(l *life) bool { return !w.ns.owns(l) })
+	a.owned = slices.DeleteFunc(slices.Clone(all), func(l *life) bool { return !a.ns.owns(l) })
 }
 
 // sameEnds reports whether a step can be of the same socket as a line. On connect and
@@ -258,38 +258,38 @@ func isEnd(e endpoint, end netip.AddrPort, anyPort bool) bool {
 
 // checkMissing checks that each life is told by one of tcptrace's, whole from the given
 // time on, but for what the kernel has not run the program for.
-func (w *witness) checkMissing(from uint64) {
-	for _, s := range w.sockets {
+func (a *account) checkMissing(from uint64) {
+	for _, s := range a.sockets {
 		steps := s.steps()
 		for i, l := range steps {
-			is, was := w.of[l], (*seen)(nil)
+			is, was := a.of[l], (*seen)(nil)
 			if i > 0 {
-				was = w.of[steps[i-1]]
+				was = a.of[steps[i-1]]
 			}
 			switch {
 			case is == nil:
 			case was == nil && i > 0:
 			case i == 0 && is.at > 0 && is.life.steps[is.at-1].at >= from, i > 0 && is.life == was.life && is.at > was.at+1:
-				w.holed[s] = true
+				a.holed[s] = true
 			case i > 0 && (is.life != was.life || is.at != was.at+1):
-				w.t.Errorf("not of one socket, by the oracle: %v after %v%s", l, steps[i-1], w.story(l.Socket))
+				a.t.Errorf("not of one socket, by the oracle: %v after %v%s", l, steps[i-1], a.story(l.Socket))
 			}
 		}
 		if len(steps) > 0 {
-			if last := w.of[steps[len(steps)-1]]; last != nil && last.at != len(last.life.steps)-1 {
-				w.holed[s] = true
+			if last := a.of[steps[len(steps)-1]]; last != nil && last.at != len(last.life.steps)-1 {
+				a.holed[s] = true
 			}
 		}
-		if w.holed[s] {
-			w.holes[s.lines[0].Socket] = true
+		if a.holed[s] {
+			a.holes[s.lines[0].Socket] = true
 		}
 	}
 	var missed []*step
 	strangers := 0
 	of := make(map[*step]*life)
-	for _, l := range w.owned {
+	for _, l := range a.owned {
 		for i := range l.steps {
-			if s := &l.steps[i]; s.at >= from && w.steps[s] == nil {
+			if s := &l.steps[i]; s.at >= from && a.steps[s] == nil {
 				missed = append(missed, s)
 				of[s] = l
 				if s.stranger() {
@@ -298,30 +298,30 @@ func (w *witness) checkMissing(from uint64) {
 			}
 		}
 	}
-	w.missing = len(missed)
-	if len(missed) <= w.passedOver()+strangers {
+	a.missing = len(missed)
+	if len(missed) <= a.passedOver()+strangers {
 		return
 	}
 	for _, s := range missed {
-		w.t.Errorf("tcptrace, from %d on, did not see %v -> %v at %d.%06d of %v (%d passed over, %d on strangers)",
-			from, s.from, s.to, s.at/1e9, s.at/1e3%1e6, of[s], w.passedOver(), strangers)
+		a.t.Errorf("tcptrace, from %d on, did not see %v -> %v at %d.%06d of %v (%d passed over, %d on strangers)",
+			from, s.from, s.to, s.at/1e9, s.at/1e3%1e6, of[s], a.passedOver(), strangers)
 	}
 }
 
 // checkVerdicts checks that only what was provoked is judged illegal, and that records
 // are numbered without a hole.
-func (w *witness) checkVerdicts(skipped bool) {
-	for _, s := range w.sockets {
-		if w.holes[s.lines[0].Socket] {
+func (a *account) checkVerdicts(skipped bool) {
+	for _, s := range a.sockets {
+		if a.holes[s.lines[0].Socket] {
 			continue
 		}
 		for i, l := range s.lines {
 			provoked := skipped && strings.HasPrefix(l.Reason, "TIME_WAIT skipped")
-			if l.Verdict == fsm.Gap.String() || l.Verdict == fsm.Illegal.String() && !provoked || l.Reason == unobserved && !skipped && !w.repaired(l.Socket) {
-				w.t.Errorf("judged %s: %s: %v%s", l.Verdict, l.Reason, s, w.story(l.Socket))
+			if l.Verdict == fsm.Gap.String() || l.Verdict == fsm.Illegal.String() && !provoked || l.Reason == unobserved && !skipped && !a.repaired(l.Socket) {
+				a.t.Errorf("judged %s: %s: %v%s", l.Verdict, l.Reason, s, a.story(l.Socket))
 			}
 			if l.Seq != uint32(i+1) {
-				w.t.Errorf("number %d is counted as %d: %v%s", i+1, l.Seq, l, w.story(l.Socket))
+				a.t.Errorf("number %d is counted as %d: %v%s", i+1, l.Seq, l, a.story(l.Socket))
 			}
 		}
 	}
@@ -332,23 +332,23 @@ const unobserved = "the minisock that takes over for TIME_WAIT was not observed"
 
 // repaired reports whether the socket, or the listener that it is of, was ever to be
 // repaired: closing it then is without a word, and without TIME_WAIT.
-func (w *witness) repaired(cookie string) bool {
-	return slices.ContainsFunc(w.bySocket[cookie], func(d *deed) bool {
+func (a *account) repaired(cookie string) bool {
+	return slices.ContainsFunc(a.bySocket[cookie], func(d *deed) bool {
 		listener, accepted := strings.CutPrefix(d.Note, "of ")
-		return d.Verb == "repair" || d.Verb == "repaired" || d.Verb == "accepted" && accepted && w.repaired(listener)
+		return d.Verb == "repair" || d.Verb == "repaired" || d.Verb == "accepted" && accepted && a.repaired(listener)
 	})
 }
 
 // checkOwners checks that no socket is said to be of a process that did not touch it,
 // and none that was touched to be of nobody.
-func (w *witness) checkOwners() {
-	for _, s := range w.sockets {
-		if w.holes[s.lines[0].Socket] {
+func (a *account) checkOwners() {
+	for _, s := range a.sockets {
+		if a.holes[s.lines[0].Socket] {
 			continue
 		}
 		for _, l := range s.lines {
-			if l.PID == nil || !w.mayOwn(l, w.at(s.lines[0])) {
-				w.t.Errorf("of %+v, which it is not: %v%s", l.owner(), l, w.story(l.Socket))
+			if l.PID == nil || !a.mayOwn(l, a.at(s.lines[0])) {
+				a.t.Errorf("of %+v, which it is not: %v%s", l.owner(), l, a.story(l.Socket))
 				break
 			}
 		}
@@ -357,19 +357,19 @@ func (w *witness) checkOwners() {
 
 // mayOwn reports whether the owner of the line, of a life that has begun then, can be who
 // it says.
-func (w *witness) mayOwn(l *line, begun uint64) bool {
+func (a *account) mayOwn(l *line, begun uint64) bool {
 	// A child is named as its parent at first, and has all of its sockets, then as its
 	// program.
-	name, known := w.byPID[*l.PID]
+	name, known := a.byPID[*l.PID]
 	parent, isChild := strings.CutSuffix(name, " child")
 	if known && *l.Comm != name && *l.Comm != "exe" && (!isChild || *l.Comm != parent) {
 		return false
 	}
-	at, deeds := w.at(l), w.bySocket[l.Socket]
+	at, deeds := a.at(l), a.bySocket[l.Socket]
 	switch {
 	case len(deeds) == 0: // never accepted, or its process was killed before it told
-		return known || w.spawned[*l.PID] || *l.PID == os.Getpid()
-	case w.mayHave(*l.PID, at), l.OwnerSource == "listen" && w.listened[*l.PID]:
+		return known || a.spawned[*l.PID] || *l.PID == os.Getpid()
+	case a.mayHave(*l.PID, at), l.OwnerSource == "listen" && a.listened[*l.PID]:
 		return true
 	case l.OwnerSource == "close" && *l.PID == os.Getpid():
 		// The test closes what is in a mailbox, or a file that one of its own tracers
@@ -390,22 +390,22 @@ func (w *witness) mayOwn(l *line, begun uint64) bool {
 
 // mayHave reports whether the process may have made a call at that time that it could
 // not tell of, as it was killed.
-func (w *witness) mayHave(pid int, at uint64) bool {
-	last := w.last[pid]
+func (a *account) mayHave(pid int, at uint64) bool {
+	last := a.last[pid]
 	if last == nil {
-		return w.spawned[pid]
+		return a.spawned[pid]
 	}
 	return last.Verb != "exit" && at+uint64(usualSkew) >= last.Ended
 }
 
 // checkCounts checks the sums.
-func (k *walk) checkCounts(r *lifeResult, w *witness, minisocks int) {
+func (k *walk) checkCounts(r *lifeResult, a *account, minisocks int) {
 	t := k.t
 	t.Helper()
-	if w.missing == 0 && k.ns.ended {
+	if a.missing == 0 && k.ns.ended {
 		minisocks++ // endNamespace
 	}
-	if got := r.takenOver(); w.missing == 0 && got != minisocks {
+	if got := r.takenOver(); a.missing == 0 && got != minisocks {
 		t.Errorf("%d minisocks took over, the kernel made %d", got, minisocks)
 	}
 	illegal, connections := 0, len(r.requests)
@@ -432,7 +432,7 @@ func isConnection(s *tracedLife) bool {
 }
 
 // checkLives holds the lives against the steps that they are made of.
-func (k *walk) checkLives(r *lifeResult, w *witness) {
+func (k *walk) checkLives(r *lifeResult, a *account) {
 	t := r.t
 	t.Helper()
 	if r.total.Connections != len(r.lives) {
@@ -462,20 +462,20 @@ func (k *walk) checkLives(r *lifeResult, w *witness) {
 			t.Errorf("shown twice: %v", c)
 		}
 		delete(rest, c.id())
-		if !w.holes[c.Socket] {
+		if !a.holes[c.Socket] {
 			before := t.errors
 			if s.lines[len(s.lines)-1].Reason == unobserved && !c.Complete {
 				continue // it is not known whether it is whole
 			}
 			r.checkLife(withoutFound(c, s), s)
 			if t.errors > before {
-				t.Logf("%v%s", c, w.story(c.Socket))
+				t.Logf("%v%s", c, a.story(c.Socket))
 			}
 		}
 	}
 	for id, s := range rest {
 		if last := s.lines[len(s.lines)-1]; last.To == fsm.Closed.String() {
-			t.Errorf("not shown: %v%s", s, w.story(id.socket))
+			t.Errorf("not shown: %v%s", s, a.story(id.socket))
 		}
 	}
 }
@@ -497,11 +497,11 @@ func withoutFound(c *lifecycleLine, s *tracedLife) *lifecycleLine {
 
 // checkSnapshots holds what walks over the sockets have found, by a recording, against
 // the oracle and, if it is the one of the steps, against their numbers.
-func (k *walk) checkSnapshots(w *witness, recording string, own bool) (found int) {
-	t := w.t
+func (k *walk) checkSnapshots(a *account, recording string, own bool) (found int) {
+	t := a.t
 	t.Helper()
 	sockets := make(map[string][]*tracedLife)
-	for _, s := range w.sockets {
+	for _, s := range a.sockets {
 		sockets[s.lines[0].Socket] = append(sockets[s.lines[0].Socket], s)
 	}
 	walks := k.walksOf(recording)
@@ -511,7 +511,7 @@ func (k *walk) checkSnapshots(w *witness, recording string, own bool) (found int
 	}
 	for _, e := range k.ns.snapshotsOf(recording) {
 		cookie := strconv.FormatUint(e.Cookie, 16)
-		if e.Flags&events.FlagRequest != 0 || w.holes[cookie] {
+		if e.Flags&events.FlagRequest != 0 || a.holes[cookie] {
 			continue
 		}
 		found++
@@ -519,7 +519,7 @@ func (k *walk) checkSnapshots(w *witness, recording string, own bool) (found int
 			if one.Start <= e.Time && e.Time <= one.Time {
 				// It may be connected again meanwhile, and leave a minisock each time.
 				if key := fmt.Sprint(cookie, e.Local, e.Remote, e.Flags&events.FlagMinisock); met[i][key] {
-					t.Errorf("twice in a walk: %+v%s", e, w.story(cookie))
+					t.Errorf("twice in a walk: %+v%s", e, a.story(cookie))
 				} else {
 					met[i][key] = true
 				}
@@ -529,10 +529,10 @@ func (k *walk) checkSnapshots(w *witness, recording string, own bool) (found int
 			}
 		}
 		if e.Flags&events.FlagMinisock != 0 {
-			k.checkMinisock(w, sockets[cookie], &e)
+			k.checkMinisock(a, sockets[cookie], &e)
 			continue
 		}
-		k.checkSocket(w, sockets[cookie], &e, own)
+		k.checkSocket(a, sockets[cookie], &e, own)
 	}
 	// What did not move while it was walked has been found.
 	for i, one := range walks {
@@ -540,8 +540,8 @@ func (k *walk) checkSnapshots(w *witness, recording string, own bool) (found int
 			continue
 		}
 		for cookie, lives := range sockets {
-			if state, stays := w.stays(lives, one.Start, one.Time); stays && !w.holes[cookie] && !met[i][cookie] {
-				t.Errorf("in %s from %d to %d, but the walk has not found it: %s%s", state, one.Start, one.Time, cookie, w.story(cookie))
+			if state, stays := a.stays(lives, one.Start, one.Time); stays && !a.holes[cookie] && !met[i][cookie] {
+				t.Errorf("in %s from %d to %d, but the walk has not found it: %s%s", state, one.Start, one.Time, cookie, a.story(cookie))
 			}
 		}
 	}
@@ -549,11 +549,11 @@ func (k *walk) checkSnapshots(w *witness, recording string, own bool) (found int
 }
 
 // stays reports whether the socket was in one state, not CLOSED, all the time.
-func (w *witness) stays(lives []*tracedLife, from, to uint64) (state string, stays bool) {
+func (a *account) stays(lives []*tracedLife, from, to uint64) (state string, stays bool) {
 	const skew = uint64(usualSkew)
 	for _, s := range lives {
 		for _, l := range s.steps() {
-			switch at := w.at(l); {
+			switch at := a.at(l); {
 			case at+skew < from:
 				state = l.kernelTo()
 			case at < to+skew:
@@ -588,16 +588,16 @@ func (k *walk) walksOf(recording string) (walks []events.Walked) {
 }
 
 // checkSocket holds the state of a socket that a walk found against its steps.
-func (k *walk) checkSocket(w *witness, lives []*tracedLife, e *events.Event, own bool) {
+func (k *walk) checkSocket(a *account, lives []*tracedLife, e *events.Event, own bool) {
 	const skew = uint64(usualSkew)
-	t := w.t
+	t := a.t
 	cookie := strconv.FormatUint(e.Cookie, 16)
 	possible := make(map[string]bool) // the states about that time
 	state, since, generation, seq := "", uint64(0), uint32(0), uint32(0)
 	near := false
 	for _, s := range lives {
 		for _, l := range s.steps() {
-			switch at := w.at(l); {
+			switch at := a.at(l); {
 			case at+skew < e.Time:
 				if state != l.kernelTo() || l.From != l.To {
 					since = at
@@ -611,7 +611,7 @@ func (k *walk) checkSocket(w *witness, lives []*tracedLife, e *events.Event, own
 	}
 	possible[state] = true
 	if !possible[e.To.String()] {
-		t.Errorf("found in %v, but it was in %v: %+v%s", e.To, slices.Collect(maps.Keys(possible)), e, w.story(cookie))
+		t.Errorf("found in %v, but it was in %v: %+v%s", e.To, slices.Collect(maps.Keys(possible)), e, a.story(cookie))
 		return
 	}
 	if near {
@@ -619,18 +619,18 @@ func (k *walk) checkSocket(w *witness, lives []*tracedLife, e *events.Event, own
 	}
 	exact := e.Flags&events.FlagAtLeast == 0
 	if e.Entered > e.Time || e.Entered+skew < since || exact && e.Entered > since+skew {
-		t.Errorf("found in %v since %d (exact: %t), but it was since %d: %+v%s", e.To, e.Entered, exact, since, e, w.story(cookie))
+		t.Errorf("found in %v since %d (exact: %t), but it was since %d: %+v%s", e.To, e.Entered, exact, since, e, a.story(cookie))
 	}
 	if own && (e.Generation != generation || e.Seq != seq) {
-		t.Errorf("found after record %d of life %d, but it was %d of %d: %+v%s", e.Seq, e.Generation, seq, generation, e, w.story(cookie))
+		t.Errorf("found after record %d of life %d, but it was %d of %d: %+v%s", e.Seq, e.Generation, seq, generation, e, a.story(cookie))
 	}
-	if e.Owner.Known() && w.byPID[int(e.Owner.PID)] == "" && !w.spawned[int(e.Owner.PID)] && int(e.Owner.PID) != os.Getpid() {
-		t.Errorf("found of process %d, that is none of ours: %+v%s", e.Owner.PID, e, w.story(cookie))
+	if e.Owner.Known() && a.byPID[int(e.Owner.PID)] == "" && !a.spawned[int(e.Owner.PID)] && int(e.Owner.PID) != os.Getpid() {
+		t.Errorf("found of process %d, that is none of ours: %+v%s", e.Owner.PID, e, a.story(cookie))
 	}
 }
 
 // checkMinisock holds a minisock that a walk found against what took over when.
-func (k *walk) checkMinisock(w *witness, lives []*tracedLife, e *events.Event) {
+func (k *walk) checkMinisock(a *account, lives []*tracedLife, e *events.Event) {
 	const skew = uint64(usualSkew)
 	cookie := strconv.FormatUint(e.Cookie, 16)
 	for _, s := range lives {
@@ -638,29 +638,29 @@ func (k *walk) checkMinisock(w *witness, lives []*tracedLife, e *events.Event) {
 		for _, l := range s.lines {
 			switch {
 			case l.tookOver():
-				began = w.at(l)
+				began = a.at(l)
 			case l.ofMinisock() && l.To == fsm.Closed.String():
-				ended = w.at(l)
+				ended = a.at(l)
 			}
 		}
 		if began != 0 && began <= e.Time+skew && e.Time-skew <= ended {
 			if e.Entered > e.Time {
-				w.t.Errorf("a minisock since %d: %+v%s", e.Entered, e, w.story(cookie))
+				a.t.Errorf("a minisock since %d: %+v%s", e.Entered, e, a.story(cookie))
 			}
 			return
 		}
 	}
-	w.t.Errorf("there was no minisock: %+v%s", e, w.story(cookie))
+	a.t.Errorf("there was no minisock: %+v%s", e, a.story(cookie))
 }
 
 // checkLater checks what a tracer said that was started in the middle of the walk.
 func (k *walk) checkLater(r *result, all []*life) {
 	t := k.t
 	t.Helper()
-	w := newWitness(r, k.deeds)
-	w.match(all)
-	w.checkMissing(k.from)
-	for _, s := range w.sockets {
+	a := newAccount(r, k.deeds)
+	a.match(all)
+	a.checkMissing(k.from)
+	for _, s := range a.sockets {
 		// A minisock from before, whose socket has been connected again since, has the
 		// same name as the first life of that which was seen.
 		if slices.ContainsFunc(s.lines, func(l *line) bool { return l.ofMinisock() && l.Seq == 0 }) && len(s.steps()) > 0 {
@@ -668,8 +668,8 @@ func (k *walk) checkLater(r *result, all []*life) {
 		}
 		for _, l := range s.lines {
 			provoked := k.skipped && strings.HasPrefix(l.Reason, "TIME_WAIT skipped")
-			if !w.holes[l.Socket] && (l.Verdict == fsm.Gap.String() || l.Verdict == fsm.Illegal.String() && !provoked) {
-				w.t.Errorf("a tracer that came later judges %s: %s: %v%s", l.Verdict, l.Reason, s, w.story(l.Socket))
+			if !a.holes[l.Socket] && (l.Verdict == fsm.Gap.String() || l.Verdict == fsm.Illegal.String() && !provoked) {
+				a.t.Errorf("a tracer that came later judges %s: %s: %v%s", l.Verdict, l.Reason, s, a.story(l.Socket))
 			}
 		}
 	}
