@@ -97,7 +97,7 @@ func Requirements() []Requirement {
 		{Requirement{
 			Name:     "timers of minisocks, shown by a connection on loopback",
 			Purpose:  "measuring TIME_WAIT; without them it is not measured, and tcptrace says so",
-			Remedy:   "the interface lo must be up (ip link set lo up) and let 127.0.0.1 through",
+			Remedy:   "run as root, who tries it in a network namespace of its own; or the interface lo must be up (ip link set lo up) and let 127.0.0.1 through",
 			Optional: true,
 		}, true, func() error { timeWait, _ := tryTimers(); return timeWait }},
 		{Requirement{
