@@ -62,6 +62,8 @@ func (n *Notice) words() string {
 		return "not looked at: " + n.Reason
 	case NoticeSuppressed:
 		return fmt.Sprintf("%s not shown: more than are shown in a minute", count(n.Count, "finding"))
+	case NoticeClock:
+		return n.Reason + ": what came before is dated by the clock before"
 	}
 	return fmt.Sprintf("%s %s: %d", n.Kind, n.Reason, n.Count)
 }

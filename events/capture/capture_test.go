@@ -55,6 +55,7 @@ func TestRoundTripOfNamesAndWalks(t *testing.T) {
 		{Kind: events.KindName, Name: events.Name{Kind: 255}}, // of a later version
 		{Kind: events.KindTransition, Event: snapshot(churn(1)[0])},
 		{Kind: events.KindWalked, Walked: events.Walked{Start: 1, Time: ^uint64(0)}},
+		{Kind: events.KindClock, Clock: events.ClockStep{Time: ^uint64(0), Offset: -1 << 63}},
 		{Kind: events.KindWalked, Walked: events.Walked{Time: 2, Failed: true, Skipped: []uint32{7, 4026531840}, Unseen: strings.Repeat("y", longest)}},
 	}
 	var b bytes.Buffer

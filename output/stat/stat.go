@@ -95,7 +95,7 @@ func (s *Sink) Lifecycle(*lifecycle.Lifecycle) error { return nil }
 // Notice implements [output.Sink]. It counts losses.
 func (s *Sink) Notice(n *output.Notice) error {
 	if n.Kind == output.NoticeLost {
-		s.losses = append(s.losses, loss{uint64(n.Time.UnixNano() - s.clock.Offset), n.Reason, n.Count})
+		s.losses = append(s.losses, loss{s.clock.Boot(n.Time), n.Reason, n.Count})
 	}
 	return s.Sink.Notice(n)
 }
