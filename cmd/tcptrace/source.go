@@ -358,7 +358,16 @@ func (l *live) header() (capture.Header, error) {
 	return capture.Header{
 		Start: l.start, ClockOffset: l.clock.Offset,
 		Kernel: release, BootID: strings.TrimSpace(string(bootID)), Program: programName(),
+		Unmeasured: bounded(l.Unmeasured()),
 	}, nil
+}
+
+// bounded cuts texts to what a recording keeps of one.
+func bounded(texts []string) []string {
+	for i, text := range texts {
+		texts[i] = text[:min(len(text), events.MaxName)]
+	}
+	return texts
 }
 
 // replay reads from a recording.
@@ -443,8 +452,8 @@ func (r *replay) Next(rec *events.Record) error {
 	return nil
 }
 
-// Unmeasured implements [source]: what is not in the records is not known.
-func (r *replay) Unmeasured() []string { return nil }
+// Unmeasured implements [source]: what was not, when it was recorded.
+func (r *replay) Unmeasured() []string { return r.reader.Header().Unmeasured }
 
 func (r *replay) Stop()               { r.stop.Store(true) }
 func (r *replay) Clock() events.Clock { return r.clock }

@@ -64,6 +64,8 @@ type Header struct {
 	// cookies and times of two recordings can be compared if it is the same.
 	Kernel string `json:"kernel"`
 	BootID string `json:"boot_id"`
+	// Unmeasured says in words what was not measured, and why.
+	Unmeasured []string `json:"unmeasured,omitempty"`
 	// Program is the name and version of what wrote the file.
 	Program string `json:"program"`
 }
