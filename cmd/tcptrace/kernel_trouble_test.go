@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -17,8 +16,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"tcptrace/fsm"
@@ -665,55 +662,6 @@ func TestKernelTwoCapabilities(t *testing.T) {
 	if !strings.Contains(out, `"type":"transition"`) {
 		t.Errorf("saw nothing: %s", out)
 	}
-}
-
-// TestKernelKilled: the kernel frees all, however the command ends.
-func TestKernelKilled(t *testing.T) {
-	requireKernel(t)
-	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
-		t.Run(signal.String(), func(t *testing.T) {
-			p := newNetNS(t).startTracer()
-			objects := kernelObjects(t, p.cmd.Process.Pid)
-			for _, kind := range []string{"prog_id", "map_id", "link_id"} {
-				if len(objects[kind]) == 0 {
-					t.Fatalf("the tracer holds no %s: %v", kind, objects)
-				}
-			}
-			p.signal(signal)
-			p.status()
-			eventually(t, "the kernel has freed all", func() bool {
-				for _, id := range objects["prog_id"] {
-					if program, err := ebpf.NewProgramFromID(ebpf.ProgramID(id)); !gone(t, program, err) {
-						return false
-					}
-				}
-				for _, id := range objects["map_id"] {
-					if m, err := ebpf.NewMapFromID(ebpf.MapID(id)); !gone(t, m, err) {
-						return false
-					}
-				}
-				for _, id := range objects["link_id"] {
-					if l, err := link.NewFromID(link.ID(id)); !gone(t, l, err) {
-						return false
-					}
-				}
-				return true
-			})
-		})
-	}
-}
-
-// gone reports whether an object could not be opened, as it is not there.
-func gone(t *testing.T, object io.Closer, err error) bool {
-	t.Helper()
-	if err == nil {
-		check(t, object.Close())
-		return false
-	}
-	if !errors.Is(err, os.ErrNotExist) {
-		t.Fatal(err)
-	}
-	return true
 }
 
 // kernelObjects returns the numbers of the eBPF objects that a process holds.
