@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -195,7 +196,12 @@ func findMounted(spaces map[uint32]string) error {
 		return fmt.Errorf("list the mounts: %w", err)
 	}
 	defer f.Close()
-	lines := bufio.NewScanner(f)
+	return parseMounts(f, spaces)
+}
+
+// parseMounts adds those of a mountinfo, whose paths are anybody's.
+func parseMounts(mountinfo io.Reader, spaces map[uint32]string) error {
+	lines := bufio.NewScanner(mountinfo)
 	for lines.Scan() {
 		// 340 25 0:4 net:[4026532177] /run/netns/demo rw shared:182 - nsfs nsfs rw
 		fields := strings.Fields(lines.Text())
