@@ -172,6 +172,7 @@ func (p *pipeline) walkEnded(w *events.Walked) error {
 
 // clockWords says by how much the wall clock was set forward.
 func clockWords(by time.Duration) string {
+	by = by.Round(time.Millisecond) // it is known no better
 	if by < 0 {
 		return fmt.Sprintf("the wall clock was set back by %v", -by)
 	}

@@ -63,8 +63,8 @@ type live struct {
 // walks says when the sockets that are there are walked: at the start, and then
 // with this time between, if it is not 0.
 type walks struct {
-	every time.Duration
-	only  bool // nothing is traced: once, and that is the end
+	every time.Duration // at least, see walkRest
+	only  bool          // nothing is traced: once, and that is the end
 }
 
 // walked is what came of a walk.
@@ -72,6 +72,11 @@ type walked struct {
 	events.Walked
 	err error
 }
+
+// walkRest bounds the time for which nothing is walked after a walk that took long, as
+// where there are a thousand network namespaces, or its reader was slow: else it is
+// walkShare times as long.
+const walkRest = uint64(time.Minute)
 
 // settle is how long a record may be behind others in the ring that are
 // younger: a CPU takes the time, then, a moment later, its place.
@@ -150,7 +155,7 @@ func (l *live) checkWalk(now uint64) {
 	case w := <-l.walking:
 		l.walking = nil
 		l.cancel()
-		l.walkAt = now + uint64(l.walks.every)
+		l.walkAt = now + max(uint64(l.walks.every), min(walkShare*(w.Time-w.Start), walkRest))
 		l.walked = w.Walked
 		if w.err != nil { // what is traced is as good without
 			l.walked.Failed, l.walked.Unseen = true, w.err.Error()
