@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tcptrace/events"
+	"tcptrace/fsm"
 )
 
 // envFaults has the tests of this file run, which set the clock and settings of the
@@ -307,4 +311,182 @@ func closeWaitIn(mount string) (*space, error) {
 		return nil, err
 	}
 	return &space{uint32(stat.Ino), mount, server}, unix.Close(client)
+}
+
+// TestKernelBornDuringWalk: 100,000 sockets are born and go while one walk lasts, as its
+// tracer is stopped in the middle of it. What was there before is found once each, in
+// its state; what is lost in the meantime is counted, and nothing is made up.
+func TestKernelBornDuringWalk(t *testing.T) {
+	requireFaults(t)
+	const standing, connections, workers = 4000, 50_000, 2
+	for try := range 5 {
+		done := false
+		t.Run(fmt.Sprintf("try %d", try+1), func(t *testing.T) {
+			ns := newNetNS(t)
+			ns.sysctl("ipv4/tcp_max_tw_buckets", "100000")
+			listener := ns.listen(ns.v4(1))
+			var held []int
+			defer func() {
+				for _, fd := range held {
+					check(t, unix.Close(fd))
+				}
+			}()
+			stay := make(map[uint64]fsm.State)
+			ns.do(func() error {
+				for range standing {
+					client, server, err := connectPair(listener.fd, sockaddr(netip.AddrPortFrom(ns.v4(2), 0)), sockaddr(listener.addr()))
+					if err != nil {
+						return err
+					}
+					held = append(held, client, server)
+					for _, fd := range []int{client, server} {
+						cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+						if err != nil {
+							return err
+						}
+						stay[cookie] = fsm.Established
+					}
+				}
+				return nil
+			})
+
+			recording := filepath.Join(t.TempDir(), "a.tct")
+			p := ns.startTracer("-w", recording, "--buffer", "65536") // which one walk fills often
+			out := p.lines()
+			p.signal(syscall.SIGSTOP)
+			from := bootNow(t)
+			var work []func() error
+			for w := range workers {
+				other := ns.listen(ns.v4(byte(101 + w)))
+				work = append(work, func() error {
+					for i := range connections / workers {
+						from := netip.AddrPortFrom(ns.v4(byte(110+10*w+i%8)), 0)
+						if err := connectAndClose(other.fd, sockaddr(from), sockaddr(other.addr()), i%2 == 0); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+			}
+			ns.inParallel(work...)
+			to := bootNow(t)
+			p.signal(syscall.SIGCONT)
+			awaitWalk(t, p.stderr)
+			p.signal(syscall.SIGTERM)
+			text := out.rest(t)
+
+			found, walk := make(map[uint64]int), events.Walked{}
+			lost := uint64(0)
+			for _, rec := range read(t, readFile(t, recording)) {
+				e := &rec.Event
+				switch {
+				case rec.Kind == events.KindWalked:
+					walk = rec.Walked
+				case rec.Kind == events.KindLoss && rec.Loss.Reason.Records():
+					lost += rec.Loss.Count
+				case rec.Kind == events.KindTransition && e.Source == events.SourceSnapshot:
+					found[e.Cookie]++
+					if state, ok := stay[e.Cookie]; ok && e.To != state || found[e.Cookie] > 1 {
+						t.Errorf("want one in %v: %+v", state, e)
+					}
+				}
+			}
+			if walk.Start >= from || walk.Time <= to || walk.Failed {
+				t.Skipf("the walk was over before: %+v, not around %d to %d", walk, from, to)
+			}
+			done = true
+			for cookie := range stay {
+				if found[cookie] != 1 {
+					t.Fatalf("%x is found %d times", cookie, found[cookie])
+				}
+			}
+			r := newResult(ns, strings.NewReader(text), p.stderr.String())
+			if r.summary.Illegal != 0 || lost == 0 || r.summary.Lost != int(lost) {
+				t.Errorf("the summary is %+v, and %d were lost", r.summary, lost)
+			}
+			for i := range r.transitions {
+				if l := &r.transitions[i]; l.Verdict == "illegal" || stay[cookieNumber(t, l.Socket)] != 0 {
+					t.Errorf("made up: %v", l)
+				}
+			}
+			t.Logf("%d sockets came and went within a walk of %v; %d of %d found, %d records lost and counted",
+				2*connections, time.Duration(walk.Time-walk.Start).Round(time.Millisecond), len(stay), len(stay), lost)
+		})
+		if done || t.Failed() {
+			return
+		}
+	}
+	t.Error("no walk could be stopped in the middle")
+}
+
+func cookieNumber(t *testing.T, cookie string) uint64 {
+	t.Helper()
+	n, err := strconv.ParseUint(cookie, 16, 64)
+	check(t, err)
+	return n
+}
+
+// TestKernelMemoryHit: a tracer that meets the limit of its cgroup under load is ended
+// by the kernel, or counts what found no memory; either way it leaves nothing, and the
+// connections of the host are made as before.
+func TestKernelMemoryHit(t *testing.T) {
+	requireFaults(t)
+	cgroup, limit := memoryCgroup(t)
+	check(t, os.WriteFile(limit, []byte("36M"), 0)) // about what it takes when idle, with the pages of the program
+	ns := newNetNS(t)
+	before := listBPF(t)
+	self, err := os.Executable()
+	check(t, err)
+	command := append([]string{"-c", fmt.Sprintf(`echo $$ >%s/cgroup.procs; exec "$@"`, cgroup), "sh", self}, ns.arguments(nil)...)
+	p := startCommand(t, exec.Command("sh", command...), nil)
+	out := p.lines()
+	eventually(t, "the tracer is attached", func() bool { return p.ended() || attached.MatchString(p.stderr.String()) })
+	if p.ended() {
+		t.Fatalf("there is not even room to start: %d, %s", p.cmd.ProcessState.ExitCode(), p.stderr)
+	}
+
+	listener := ns.listen(ns.v4(1))
+	var held []int
+	t.Cleanup(func() {
+		for _, fd := range held {
+			check(t, unix.Close(fd))
+		}
+	})
+	const connections = 8000
+	ns.do(func() error {
+		for i := range connections {
+			from := netip.AddrPortFrom(ns.v4(byte(2+i%8)), 0)
+			client, server, err := connectPair(listener.fd, sockaddr(from), sockaddr(listener.addr()))
+			if err != nil {
+				return err
+			}
+			held = append(held, client, server)
+		}
+		return nil
+	})
+	ended := p.ended()
+	if !ended {
+		p.signal(syscall.SIGTERM)
+	}
+	text := out.rest(t)
+	status := p.status()
+	eventually(t, "the kernel has freed all", func() bool {
+		for key, name := range listBPF(t).since(before) {
+			if name == "set_state" {
+				t.Log(key, name)
+				return false
+			}
+		}
+		return true
+	})
+	switch {
+	case status == -1: // killed
+	case status == exitDone && strings.Contains(text, `"reason":"history_unavailable"`):
+	case status == exitDone && strings.Count(text, `"type":"transition"`) >= 4*connections: // there was room
+	default:
+		t.Errorf("status %d, %d transitions, not a word of what is missing: %s", status, strings.Count(text, `"type":"transition"`), p.stderr)
+	}
+	failures, _ := os.ReadFile(filepath.Join(cgroup, "memory.failcnt"))
+	t.Logf("%d connections made; killed: %t, status %d, %d transitions shown, limit hit %s times: %s",
+		connections, ended, status, strings.Count(text, `"type":"transition"`), bytes.TrimSpace(failures), p.stderr)
 }
