@@ -160,7 +160,13 @@ func (ns *netns) beside(attr *syscall.SysProcAttr, by ...string) *compared {
 	t := ns.t
 	t.Helper()
 	oracle := newOracle(t, 8<<10)
-	command := append(append(by[:len(by):len(by)], selfExe), ns.arguments(nil)...)
+	self := selfExe
+	if len(by) > 0 { // it is itself only to itself
+		var err error
+		self, err = os.Executable()
+		check(t, err)
+	}
+	command := append(append(by[:len(by):len(by)], self), ns.arguments(nil)...)
 	p := startCommand(t, exec.Command(command[0], command[1:]...), attr)
 	eventually(t, "the tracer is attached", func() bool {
 		if p.ended() {
@@ -302,7 +308,9 @@ func TestKernelManyScrapers(t *testing.T) {
 	const many, files = 500, 150
 	inNetNS(t, func(ns *netns) {
 		t := ns.t
-		p := startCommand(t, exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, files), "sh", selfExe},
+		self, err := os.Executable()
+		check(t, err)
+		p := startCommand(t, exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, files), "sh", self},
 			"agent", "-v", "--listen", "127.0.0.1:0", "--netns", strconv.FormatUint(uint64(ns.inode), 10), "--limit", "CLOSE_WAIT=1s")...), nil)
 		out := p.lines()
 		eventually(t, "the agent is ready", func() bool {

@@ -432,7 +432,6 @@ func cookieNumber(t *testing.T, cookie string) uint64 {
 func TestKernelMemoryHit(t *testing.T) {
 	requireFaults(t)
 	cgroup, limit := memoryCgroup(t)
-	check(t, os.WriteFile(limit, []byte("36M"), 0)) // about what it takes when idle, with the pages of the program
 	ns := newNetNS(t)
 	before := listBPF(t)
 	self, err := os.Executable()
@@ -444,6 +443,15 @@ func TestKernelMemoryHit(t *testing.T) {
 	if p.ended() {
 		t.Fatalf("there is not even room to start: %d, %s", p.cmd.ProcessState.ExitCode(), p.stderr)
 	}
+
+	awaitWalk(t, p.stderr)
+	use := filepath.Join(cgroup, "memory.current")
+	if _, err := os.Stat(use); err != nil {
+		use = filepath.Join(cgroup, "memory.usage_in_bytes")
+	}
+	used, err := strconv.Atoi(strings.TrimSpace(string(readFile(t, use))))
+	check(t, err)
+	check(t, os.WriteFile(limit, strconv.AppendInt(nil, int64(used+1<<20), 10), 0)) // 1 MiB more
 
 	listener := ns.listen(ns.v4(1))
 	var held []int
