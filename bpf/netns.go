@@ -81,7 +81,7 @@ func roam(spaces map[uint32]string, wanted func(inode uint32) bool, f func(inode
 }
 
 // inFreshNetNS calls f on a thread in a network namespace that is made for it and goes
-// after it, in which the interface lo is up. That takes CAP_SYS_ADMIN.
+// after it, in which the interface lo is up. That takes CAP_SYS_ADMIN and CAP_NET_ADMIN.
 func inFreshNetNS(f func() error) error {
 	done := make(chan error)
 	go func() {
