@@ -92,7 +92,7 @@ func Requirements() []Requirement {
 		{Requirement{
 			Name:    "helper bpf_probe_read_kernel",
 			Purpose: "reading what programs may not reach directly",
-			Remedy:  "the kernel is locked down for confidentiality (/sys/kernel/security/lockdown): boot it with lockdown=integrity or without",
+			Remedy:  "the kernel refuses it, as one that is locked down for confidentiality may (/sys/kernel/security/lockdown): boot it with lockdown=integrity or without",
 		}, true, haveProbeRead},
 		{Requirement{
 			Name:    "the program, loaded and attached",
@@ -249,7 +249,7 @@ func haveStorageHelper() error {
 }
 
 // haveProbeRead loads a program that reads from the kernel's memory, which a kernel
-// that is locked down for confidentiality refuses to all.
+// that is locked down for confidentiality may refuse to all.
 func haveProbeRead() error {
 	return tryLoad(asm.Instructions{
 		asm.LoadMem(asm.R3, asm.R1, 0, asm.DWord),
