@@ -4,12 +4,15 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 GO      ?= go
 ARGS    ?=
 FUZZTIME ?= 30s
-SOAK     ?= 10m
+SOAK     ?= 30m
 WALK     ?= 10m
 KERNEL   ?=
 RUN      ?=
 
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+# The tests that need TCPTRACE_FAULTS.
+FAULTS = ^TestKernel(ClockSet|Symbols|ThousandNamespaces|BornDuringWalk|MemoryHit)$$
 LDFLAGS = -s -w -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 
@@ -102,7 +105,7 @@ fuzz: ## each fuzz target for FUZZTIME
 	@for pkg in $$($(GO) list ./...); do \
 		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 			echo "$$pkg $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s $$pkg || exit 1; \
 		done; done
 
 .PHONY: soak
@@ -112,6 +115,14 @@ soak: ## churn for SOAK, as root: the memory of the agent stays flat
 .PHONY: walk
 walk: ## random walks with new seeds for WALK, as root: see docs/walks.md
 	TCPTRACE_REQUIRE_KERNEL=1 TCPTRACE_WALK=$(WALK) $(GO) test -count 1 -v -timeout 0 -run '^TestKernelWalk$$' ./cmd/tcptrace
+
+.PHONY: faults
+faults: ## as root: the tests that set the clock and settings of this host, and put them back
+	TCPTRACE_REQUIRE_KERNEL=1 TCPTRACE_FAULTS=1 $(GO) test -count 1 -v -timeout 20m -run '$(FAULTS)' ./cmd/tcptrace
+
+.PHONY: vuln
+vuln: ## known vulnerabilities of what is linked; needs vuln.go.dev
+	$(GO) run $(GOVULNCHECK) ./cmd/tcptrace
 
 .PHONY: dist
 dist: ## static binaries, Debian packages, SBOMs and checksums in dist/

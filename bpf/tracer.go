@@ -87,8 +87,9 @@ type Tracer struct {
 	counting       *Counting // nil: everything is sent
 }
 
-// neededFiles may be open, by and by: maps, programs, links, and what the caller has.
-const neededFiles = 64
+// neededFiles returns how many files are open by and by: maps, programs, links, rings,
+// and what the caller has.
+func neededFiles() uint64 { return 60 + 4*uint64(ringCount()) }
 
 // Open loads the programs and attaches them. The records start with the first
 // transition after it returns. The error wraps [ErrUnsupported] where kernel or
@@ -99,8 +100,8 @@ func Open(o *Options) (*Tracer, error) {
 	}
 	// Without them the library takes the kernel for one that can do little.
 	var files unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err == nil && files.Cur < neededFiles {
-		return nil, fmt.Errorf("only %d files may be open, and %d are needed: raise the limit (ulimit -n)", files.Cur, neededFiles)
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err == nil && files.Cur < neededFiles() {
+		return nil, fmt.Errorf("only %d files may be open, and %d are needed: raise the limit (ulimit -n)", files.Cur, neededFiles())
 	}
 	t, err := open(o)
 	if err != nil && !o.NoTimers && !o.WalkOnly {

@@ -562,6 +562,7 @@ const (
 	KindIdle                       // nothing more for now: a time to flush
 	KindWalked                     // Record.Walked
 	KindName                       // Record.Name
+	KindClock                      // Record.Clock
 )
 
 // Record is what a source of records, live or file, delivers.
@@ -571,6 +572,7 @@ type Record struct {
 	Loss   Loss
 	Walked Walked
 	Name   Name
+	Clock  ClockStep
 	// Until is of KindIdle: what came before that time, as Event.Time, has been
 	// delivered; 0 where that is not known.
 	Until uint64
