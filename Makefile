@@ -16,9 +16,9 @@ FAULTS = ^TestKernel(ClockSet|Symbols|ThousandNamespaces|BornDuringWalk|MemoryHi
 LDFLAGS = -s -w -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 
-# What making and checking the C side needs, and the kernel tests (ss, ip, nft):
-# building and running need none.
-PACKAGES = clang-19 llvm-19 clang-format-19 libbpf-dev iproute2 nftables
+# What making and checking the C side needs, and the kernel tests (ss, ip, nft, a
+# terminal): building and running need none.
+PACKAGES = clang-19 llvm-19 clang-format-19 libbpf-dev iproute2 nftables tmux
 # What make bench loads the host with, and compares with.
 BENCH_PACKAGES = wrk libbpf-tools bpftrace
 

@@ -22,3 +22,9 @@ func knownEnds(local, remote netip.AddrPort, pending bool) (netip.AddrPort, neti
 	}
 	return local, remote
 }
+
+// Ends returns both ends of a socket for people, as of a row: without what is not known.
+func Ends(local, remote netip.AddrPort) (string, string) {
+	local, remote = knownEnds(local, remote, true)
+	return string(appendCommon(nil, local)), string(appendCommon(nil, remote))
+}

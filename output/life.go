@@ -107,24 +107,33 @@ func (t *Text) appendPath(b []byte, c *lifecycle.Lifecycle) []byte {
 		}
 		last := c.Open && i == len(path)-1
 		if d, known := c.Dwell(s); known && last && d == 0 {
-			// It has only begun.
-		} else if known {
-			b = append(b, ' ')
-			if last || dwellAtLeast(c, s) {
-				b = append(b, "≥"...)
-			} else if c.Estimated && s == fsm.TimeWait {
-				b = append(b, '~')
-			}
-			b = AppendDuration(b, d)
-		} else {
-			b = append(b, " -"...)
+			continue // it has only begun
 		}
+		b = AppendDwell(append(b, ' '), c, s, last)
 	}
 	if c.Open {
 		b = append(b, "…"...)
 	}
 	return b
 }
+
+// AppendDwell appends the time that the connection was in the state, with its mark, - if
+// it is not known. If it is there still, that is how long by now.
+func AppendDwell(b []byte, c *lifecycle.Lifecycle, s fsm.State, still bool) []byte {
+	d, known := c.Dwell(s)
+	switch {
+	case !known:
+		return append(b, '-')
+	case still || dwellAtLeast(c, s):
+		b = append(b, "≥"...)
+	case c.Estimated && s == fsm.TimeWait:
+		b = append(b, '~')
+	}
+	return AppendDuration(b, d)
+}
+
+// Story says how the connection ended, and what was wrong, in plain text.
+func Story(c *lifecycle.Lifecycle) string { return string((&Text{}).appendStory(nil, c)) }
 
 // appendStory appends how it ended, and what was wrong.
 func (t *Text) appendStory(b []byte, c *lifecycle.Lifecycle) []byte {

@@ -26,11 +26,12 @@ func (*Messages) Transition(*lifecycle.Transition) error { return nil }
 
 // Notice implements [Sink]. A reason may come from a recording, and be any bytes.
 func (m *Messages) Notice(n *Notice) error {
-	_, err := fmt.Fprintf(m.w, "tcptrace: %s\n", AppendEscaped(nil, []byte(n.words())))
+	_, err := fmt.Fprintf(m.w, "tcptrace: %s\n", AppendEscaped(nil, []byte(n.Words())))
 	return err
 }
 
-func (n *Notice) words() string {
+// Words tells the notice to people.
+func (n *Notice) Words() string {
 	switch n.Kind {
 	case NoticeLost:
 		switch n.Reason {

@@ -3,6 +3,7 @@ package output
 import (
 	"fmt"
 	"strconv"
+	"time"
 
 	"tcptrace/fsm"
 	"tcptrace/fsm/lifecycle"
@@ -114,9 +115,12 @@ func appendNext(b []byte, s *lifecycle.Stuck) []byte {
 	return append(append(b, "-> "...), s.To.String()...)
 }
 
-func appendAge(b []byte, s *lifecycle.Stuck) []byte {
-	if !s.AgeExact {
+func appendAge(b []byte, s *lifecycle.Stuck) []byte { return AppendAge(b, s.Age, s.AgeExact) }
+
+// AppendAge appends for how long something is so, such as ≥1m14s if it is not exact.
+func AppendAge(b []byte, age time.Duration, exact bool) []byte {
+	if !exact {
 		b = append(b, lowerBound...)
 	}
-	return append(b, lifecycle.FormatDuration(s.Age)...)
+	return append(b, lifecycle.FormatDuration(age)...)
 }

@@ -30,6 +30,11 @@ var mayImport = map[string][]string{
 		"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output",
 		"github.com/prometheus/client_golang/...", "github.com/prometheus/client_model/...", "go.opentelemetry.io/...",
 	},
+	"output/tui": {
+		"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/fsm/diagram", "tcptrace/output", "tcptrace/output/stat",
+		"charm.land/...", "github.com/charmbracelet/...",
+	},
+	"output/tui/tuitest":   {"tcptrace/output/tui", "charm.land/...", "github.com/charmbracelet/..."},
 	"output/otlp/otlptest": {"go.opentelemetry.io/proto/...", "google.golang.org/protobuf/..."},
 	"output/outputtest":    {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output"},
 	"cmd/bench":            {"github.com/cilium/ebpf/...", "golang.org/x/sys/..."},
@@ -39,7 +44,11 @@ var mayImport = map[string][]string{
 
 // onlyImporters, with what is below them, are of libraries that the program itself does
 // not import.
-var onlyImporters = map[string]string{"go.opentelemetry.io/...": "output/otlp"}
+var onlyImporters = map[string]string{
+	"go.opentelemetry.io/...":      "output/otlp",
+	"charm.land/...":               "output/tui",
+	"github.com/charmbracelet/...": "output/tui",
+}
 
 func TestLayout(t *testing.T) {
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Doc", "tcptrace/...").Output()

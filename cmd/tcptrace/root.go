@@ -119,6 +119,7 @@ const traceHelp = `  sudo tcptrace                                  every transi
   sudo tcptrace life --ladder -c 1               both ends of a connection, drawn as in a textbook
   sudo tcptrace stat --duration 10s              how often, how long, how it ended: in sum
   sudo tcptrace stuck                            who keeps what open too long, now
+  sudo tcptrace top                              the machine and its sockets, on the terminal
   sudo tcptrace agent                            metrics for Prometheus, until it is stopped
   sudo tcptrace check                            what this kernel and these privileges allow
 
@@ -139,7 +140,7 @@ func newRoot() *cobra.Command {
 	trace.Use = "trace"
 	trace.Short = "Show every transition as it happens (the default)"
 	trace.Long = traceHelp
-	root.AddCommand(trace, newLife(), newStat(), newStuck(), newAgent(), newMachine(), newCheck(), newVersion())
+	root.AddCommand(trace, newLife(), newStat(), newStuck(), newTop(), newAgent(), newMachine(), newCheck(), newVersion())
 	return root
 }
 

@@ -310,13 +310,16 @@ func (l *live) checkLosses(now uint64) error {
 	return nil
 }
 
+// measuredTimeWait begins what Unmeasured says of TIME_WAIT.
+const measuredTimeWait = "TIME_WAIT"
+
 func (l *live) Unmeasured() []string {
 	var list []string
 	for _, m := range []struct {
 		what string
 		err  error
 	}{
-		{"TIME_WAIT", l.tracer.TimeWait()},
+		{measuredTimeWait, l.tracer.TimeWait()},
 		{"why TIME_WAIT ends before its time", l.tracer.EndReasons()},
 		{"the time of handshakes from the SYN-ACK on", l.tracer.HalfOpen()},
 	} {
@@ -382,6 +385,7 @@ func bounded(texts []string) []string {
 type replay struct {
 	name   string
 	reader *capture.Reader
+	in     io.Reader
 	file   io.Closer
 	clock  events.Clock
 	limit  uint64 // last time wanted
@@ -402,6 +406,7 @@ func openReplay(name string, stdin io.Reader, duration time.Duration) (*replay, 
 		in, r.file = f, f
 	}
 	var err error
+	r.in = in
 	if r.reader, err = capture.NewReader(in); err != nil {
 		return nil, errors.Join(r.explain(err), r.file.Close())
 	}
@@ -410,6 +415,24 @@ func openReplay(name string, stdin io.Reader, duration time.Duration) (*replay, 
 		r.limit = r.reader.Header().Start + uint64(duration)
 	}
 	return r, nil
+}
+
+// rewind begins again with the first record. Standard input has to be a file for that.
+func (r *replay) rewind() error {
+	again, ok := r.in.(io.Seeker)
+	if !ok {
+		return errors.New("standard input cannot be read again")
+	}
+	if _, err := again.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("read the recording again: %w", err)
+	}
+	reader, err := capture.NewReader(r.in)
+	if err != nil {
+		return r.explain(err)
+	}
+	r.reader.Close()
+	r.reader, r.last = reader, 0
+	return nil
 }
 
 // explain says what to do about an error of the reader.

@@ -39,7 +39,8 @@ const (
 // stuckFlags choose what is stuck, in every view.
 type stuckFlags struct {
 	limits lifecycle.Limits
-	on     bool // asked for, by any of these flags
+	on     bool          // asked for, by any of these flags
+	every  time.Duration // between two walks; 0: as the limits take it
 }
 
 // limitValue is the value of --limit.
@@ -67,6 +68,9 @@ func (f *viewFlags) registerStuck(cmd *cobra.Command) {
 
 // interval is the time between two walks: a fraction of the shortest limit.
 func (f *stuckFlags) interval() time.Duration {
+	if f.every > 0 {
+		return f.every
+	}
 	const least, most = time.Second, 10 * time.Second
 	shortest := 2 * most
 	for _, s := range fsm.States() {

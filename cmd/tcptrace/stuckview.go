@@ -40,6 +40,15 @@ type overdue struct {
 	walk uint64 // that saw it last
 }
 
+// grow makes it as old as it is at a time, if nothing was heard of it.
+func (o *overdue) grow(now uint64) {
+	if now > o.Time {
+		o.Age += time.Duration(now - o.Time)
+		o.Snapshot.Left -= min(o.Snapshot.Left, now-o.Time)
+		o.Time = now
+	}
+}
+
 func (v *stuckView) take(t *lifecycle.Transition) error {
 	if v.inner != nil {
 		if err := v.inner.take(t); err != nil {
@@ -56,6 +65,14 @@ func (v *stuckView) take(t *lifecycle.Transition) error {
 	id := idOf(t)
 	if o := v.over[id]; o != nil && t.To != o.State {
 		return v.resolve(id, t.Time, t.To)
+	}
+	return nil
+}
+
+// idle implements [idler].
+func (v *stuckView) idle(until uint64) error {
+	if inner, ok := v.inner.(idler); ok {
+		return inner.idle(until)
 	}
 	return nil
 }
@@ -217,11 +234,7 @@ const walkIsFresh = uint64(time.Second)
 // came to be stuck since the last walk.
 func (v *stuckView) grow(end uint64, tracker *lifecycle.Tracker) {
 	for _, o := range v.over {
-		if end > o.Time {
-			o.Age += time.Duration(end - o.Time)
-			o.Snapshot.Left -= min(o.Snapshot.Left, end-o.Time)
-			o.Time = end
-		}
+		o.grow(end)
 	}
 	_ = tracker.Each(func(l *lifecycle.Life) error {
 		s := &v.scratch
@@ -242,6 +255,16 @@ func (v *stuckView) wantsStuck(s *lifecycle.Stuck) bool {
 		Cookie: s.Cookie, From: s.State, To: s.State, Local: s.Local, Remote: s.Remote, Family: s.Family,
 		Owner: s.Owner, NetNS: s.NetNS, Cgroup: s.Cgroup,
 	}) == events.Accept
+}
+
+// drop forgets what the filter, which has changed, no longer wants.
+func (v *stuckView) drop() {
+	maps.DeleteFunc(v.over, func(_ socketID, o *overdue) bool { return !v.wantsStuck(&o.Stuck) })
+}
+
+// reset forgets all, as nothing was read yet.
+func (v *stuckView) reset() {
+	*v = stuckView{results: v.results, limits: v.limits, inner: v.inner, once: v.once}
 }
 
 // sorted returns what is stuck, the oldest first.

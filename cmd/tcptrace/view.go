@@ -218,15 +218,19 @@ func stopSignals() []os.Signal {
 	return signals
 }
 
-func (f *viewFlags) validate(flags *pflag.FlagSet) error {
-	var empty error
+// checkEmpty says whether a flag was given without a value.
+func checkEmpty(flags *pflag.FlagSet) (empty error) {
 	flags.Visit(func(flag *pflag.Flag) {
 		if value := flag.Value.String(); value == "" || value == "[]" {
 			empty = usagef("--%s: its value is empty: give one or leave the flag out", flag.Name)
 		}
 	})
-	if empty != nil {
-		return empty
+	return empty
+}
+
+func (f *viewFlags) validate(flags *pflag.FlagSet) error {
+	if err := checkEmpty(flags); err != nil {
+		return err
 	}
 	if formats := f.outputs(); !slices.Contains(formats, f.format) {
 		return usagef("-o %s: want %s", f.format, orList(formats))

@@ -107,6 +107,18 @@ func (l *Life) InMinisock() bool { return l.flags&lifeMinisock != 0 }
 // Role returns which side of the connection the socket is.
 func (l *Life) Role() Role { return l.role }
 
+// State returns where it is.
+func (l *Life) State() fsm.State { return l.last }
+
+// Age returns how long it has been in its state by now, the given time, if that is
+// known; if it is not exact, at least so long.
+func (l *Life) Age(now uint64) (age time.Duration, exact, known bool) {
+	if l.entered == 0 || now < l.entered {
+		return 0, false, false
+	}
+	return time.Duration(now - l.entered), !l.bounded(), true
+}
+
 // Moved reports whether a transition was seen, not only where it was found.
 func (l *Life) Moved() bool { return l.flags&lifeMoved != 0 }
 

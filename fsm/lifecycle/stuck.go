@@ -182,16 +182,13 @@ func (l *Limits) Check(t *Transition, s *Stuck) bool {
 // then, nothing is known but its state. It does not fill Place either.
 func (l *Limits) CheckLife(life *Life, now uint64, s *Stuck) bool {
 	limit := l.of(life.last)
-	if limit == 0 || life.entered == 0 || now < life.entered {
-		return false
-	}
-	age := time.Duration(now - life.entered)
-	if age <= limit {
+	age, exact, known := life.Age(now)
+	if limit == 0 || !known || age <= limit {
 		return false
 	}
 	*s = Stuck{
 		Time: now, Cookie: life.cookie, Generation: life.generation,
-		State: life.last, Age: age, AgeExact: !life.bounded(), Limit: limit,
+		State: life.last, Age: age, AgeExact: exact, Limit: limit,
 		Minisock: life.InMinisock(),
 		Local:    addrPort(life.local, life.localPort), Remote: addrPort(life.remote, life.remotePort), Family: life.family,
 		Owner: life.owner, NetNS: life.netns, Cgroup: life.cgroup,

@@ -110,6 +110,16 @@ func (t *Tracker) Evicted() uint64 { return t.evicted }
 // minisocks are among them, handshakes not.
 func (t *Tracker) Count(s fsm.State) int { return t.counts[s] }
 
+// Find returns the socket, nil if it is not followed. It is valid until the next call of
+// Observe.
+func (t *Tracker) Find(cookie uint64, generation uint32) *Life {
+	i, found := t.find(socketID{cookie, generation})
+	if !found {
+		return nil
+	}
+	return &t.lives.at(i).Life
+}
+
 // Observe judges the next event and stores what is known of it in out, which
 // refers to the event. A snapshot is no transition and gets no verdict.
 func (t *Tracker) Observe(e *events.Event, out *Transition) {

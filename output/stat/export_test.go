@@ -13,9 +13,9 @@ func (w *Window) Count(t *lifecycle.Transition) { w.add(t) }
 
 func (w *Window) Top(n int) ([]*Group, *Group) { return w.groups.top(n) }
 
-func (w *Window) Groups() int { return len(w.groups.byKey) }
+func (w *Window) GroupCount() int { return len(w.groups.byKey) }
 
-func (g *Group) Name(by By) string { return string(g.key.appendText(nil, by)) }
+func (g *Group) Name(by By) string { return string(g.Key.AppendText(nil, by)) }
 
 func (h *Histogram) Count(t time.Duration) { h.add(t, 1) }
 

@@ -55,16 +55,17 @@ func ParseBy(name string) (By, error) {
 	return ByNone, fmt.Errorf("unknown group %q: want one of %s", name, strings.Join(words, ", "))
 }
 
-// key is what a group has in common. The zero value is what is not known.
-type key struct {
+// Key is what a group has in common, for comparing with ==. The zero value is what is
+// not known.
+type Key struct {
 	number uint64
 	addr   netip.Addr
 	comm   events.Comm // with number 1, as a name can be empty
 	text   string
 }
 
-// keyOf returns what the socket of the transition is grouped by.
-func keyOf(by By, t *lifecycle.Transition) (k key) {
+// KeyOf returns what the socket of the transition is grouped by.
+func KeyOf(by By, t *lifecycle.Transition) (k Key) {
 	e := t.Event
 	switch by {
 	case ByComm:
@@ -99,18 +100,18 @@ func keyOf(by By, t *lifecycle.Transition) (k key) {
 	return k
 }
 
-func (k key) known() bool { return k != key{} }
+func (k Key) known() bool { return k != Key{} }
 
-// compare orders keys.
-func (k key) compare(o key) int {
+// Compare orders keys.
+func (k Key) Compare(o Key) int {
 	return cmp.Or(
 		cmp.Compare(k.number, o.number), k.addr.Compare(o.addr),
 		bytes.Compare(k.comm[:], o.comm[:]), cmp.Compare(k.text, o.text),
 	)
 }
 
-// appendText appends the key for people, - if it is not known.
-func (k key) appendText(b []byte, by By) []byte {
+// AppendText appends the key for people, - if it is not known.
+func (k Key) AppendText(b []byte, by By) []byte {
 	switch {
 	case !k.known():
 		return append(b, '-')
@@ -132,10 +133,10 @@ func (k key) appendText(b []byte, by By) []byte {
 // Group is what is counted of the sockets that have something in common.
 type Group struct {
 	Tally
+	Key Key
 	// AtLeast: there may have been more, before there was room for the group.
 	AtLeast bool
 	dwells  [fsm.Closing + 1]*Dwell // by state; nil: none
-	key     key
 }
 
 // dwell returns that of a state that is known.
@@ -158,13 +159,13 @@ func (g *Group) merge(o *Group) {
 // groups are those of a window. Where there are too many, the smaller half goes into
 // other: so one that has much stays, whenever it came.
 type groups struct {
-	byKey map[key]*Group
+	byKey map[Key]*Group
 	other Group
 	full  bool // some went into other
 }
 
 // of returns the group of the key.
-func (g *groups) of(k key, most int) *Group {
+func (g *groups) of(k Key, most int) *Group {
 	if found := g.byKey[k]; found != nil {
 		return found
 	}
@@ -172,9 +173,9 @@ func (g *groups) of(k key, most int) *Group {
 		g.shrink()
 	}
 	if g.byKey == nil {
-		g.byKey = make(map[key]*Group)
+		g.byKey = make(map[Key]*Group)
 	}
-	added := &Group{key: k, AtLeast: g.full}
+	added := &Group{Key: k, AtLeast: g.full}
 	g.byKey[k] = added
 	return added
 }
@@ -183,7 +184,7 @@ func (g *groups) shrink() {
 	list := g.sorted()
 	for _, small := range list[len(list)/2:] {
 		g.other.merge(small)
-		delete(g.byKey, small.key)
+		delete(g.byKey, small.Key)
 	}
 	g.full = true
 }
@@ -195,7 +196,7 @@ func (g *groups) sorted() []*Group {
 		list = append(list, group)
 	}
 	slices.SortFunc(list, func(a, b *Group) int {
-		return cmp.Or(cmp.Compare(b.Transitions, a.Transitions), a.key.compare(b.key))
+		return cmp.Or(cmp.Compare(b.Transitions, a.Transitions), a.Key.Compare(b.Key))
 	})
 	return list
 }

@@ -77,7 +77,7 @@ type bucket struct {
 
 // group begins with what it has in common, by its name.
 type group struct {
-	key         key
+	key         Key
 	by          By
 	AtLeast     bool           `json:"at_least,omitempty"`
 	Transitions uint64         `json:"transitions"`
@@ -118,13 +118,13 @@ func (g group) MarshalJSON() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := g.key.appendJSON([]byte{'{'}, g.by)
+	b := g.key.AppendJSON([]byte{'{'}, g.by)
 	return append(b, rest[1:]...), nil
 }
 
-// appendJSON appends the key as fields, each with a comma behind it; nothing, if it
+// AppendJSON appends the key as fields, each with a comma behind it; nothing, if it
 // is not known.
-func (k key) appendJSON(b []byte, by By) []byte {
+func (k Key) AppendJSON(b []byte, by By) []byte {
 	if !k.known() {
 		return b
 	}
@@ -244,7 +244,7 @@ func dwellOf(d *Dwell) *dwell {
 
 func groupOf(g *Group, by By) group {
 	o := group{
-		key: g.key, by: by, AtLeast: g.AtLeast,
+		key: g.Key, by: by, AtLeast: g.AtLeast,
 		Transitions: g.Transitions, Closed: of(g.closed()), Verdicts: of(g.verdicts()),
 	}
 	for _, s := range fsm.States() {

@@ -139,19 +139,41 @@ func (s *Sink) Finish(end uint64) error {
 func (s *Sink) show(end uint64, last bool) error {
 	w := s.window
 	w.End = max(end, w.Start)
-	s.losses = slices.DeleteFunc(s.losses, func(l loss) bool {
-		if last || l.at < w.End {
-			w.lose(l)
-			return true
-		}
-		return false
-	})
+	s.takeLosses(last)
 	s.takeCounted()
 	if s.options.Ports != nil {
 		w.ports = s.options.Ports(w.End)
 	}
 	s.window, s.shown = newWindow(w.End, &s.options), true
 	return s.printer.Window(w)
+}
+
+// takeLosses adds to the window what was lost in it, or all that is left.
+func (s *Sink) takeLosses(all bool) {
+	s.losses = slices.DeleteFunc(s.losses, func(l loss) bool {
+		if all || l.at < s.window.End {
+			s.window.lose(l)
+			return true
+		}
+		return false
+	})
+}
+
+// Now returns the window that goes on, as it is at the given time, for who shows it
+// before it is over. It is valid until the next call.
+func (s *Sink) Now(now uint64) *Window {
+	w := s.window
+	w.End = max(now, w.Start)
+	s.takeLosses(s.options.Interval == 0)
+	s.takeCounted()
+	return w
+}
+
+// Regroup forgets the groups of the window that goes on, and groups by something else
+// from now on.
+func (s *Sink) Regroup(by By) {
+	s.options.By = by
+	s.window.groups = groups{}
 }
 
 // takeCounted adds to the window what the kernel side has counted since the last one.
@@ -253,6 +275,10 @@ func (w *Window) states(f func(e Edge, s fsm.State) bool) []fsm.State {
 	return list
 }
 
+// Groups returns the groups, the one of most transitions first, and what else there was
+// for which there was no room.
+func (w *Window) Groups() (list []*Group, other *Group) { return w.groups.sorted(), &w.groups.other }
+
 func (w *Window) lose(l loss) {
 	if w.Lost == nil {
 		w.Lost = make(map[string]uint64)
@@ -279,7 +305,7 @@ func (w *Window) add(t *lifecycle.Transition) {
 		w.TimeWaitEnds[end]++
 	}
 	if w.options.By != ByNone {
-		g := w.groups.of(keyOf(w.options.By, t), w.options.MaxGroups)
+		g := w.groups.of(KeyOf(w.options.By, t), w.options.MaxGroups)
 		g.add(t)
 		if timed(t) {
 			g.dwell(t.From).observe(t)

@@ -397,7 +397,7 @@ func TestTooManyGroups(t *testing.T) {
 	from := func(a netip.Addr) {
 		tr.Remote = netip.AddrPortFrom(a, 80)
 		w.Count(tr)
-		if n := w.Groups(); n > most {
+		if n := w.GroupCount(); n > most {
 			t.Fatalf("%d groups", n)
 		}
 	}

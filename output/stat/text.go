@@ -345,7 +345,7 @@ func (t *Text) groups(w *Window) {
 	for _, g := range all {
 		name := "other"
 		if g != other {
-			name = t.cut(string(g.key.appendText(nil, w.options.By)))
+			name = t.cut(string(g.Key.AppendText(nil, w.options.By)))
 		}
 		least := ""
 		if g.AtLeast {
