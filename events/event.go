@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strconv"
 
 	"tcptrace/fsm"
 )
@@ -69,6 +70,54 @@ type Event struct {
 
 	// Snapshot is of SourceSnapshot only.
 	Snapshot Snapshot
+	// Wire is of SourcePackets only, and never nil there.
+	Wire *Wire
+}
+
+// Wire is what packets tell of a transition that was inferred from them. It is shared
+// by copies of an event, and not changed.
+type Wire struct {
+	// Trigger is what made the end change its state, such as "rcv FIN / snd ACK"; "" for
+	// a finding that changes none.
+	Trigger string
+	// Judgement is what the packets show beside the edge itself, such as a finding or
+	// that some were not captured. With Verdict 0 there is nothing of the kind.
+	Judgement fsm.Judgement
+	// ResetReceived and ResetSent say which way the reset went that ended it.
+	ResetReceived, ResetSent bool
+	// AtMost: the time in From is an upper bound. With FlagAtLeast it is a lower one.
+	AtMost bool
+	// Counted: BytesSent, BytesReceived and Retransmits are known, as far as the capture
+	// tells.
+	Counted bool
+}
+
+// wireCookie marks identities that are not the kernel's, which counts from 1.
+const wireCookie = 1 << 63
+
+// WireCookie returns the identity of an end of a connection in a capture: the number of
+// the connection, and which of its two ends it is. It is none that a kernel gives.
+func WireCookie(connection uint64, second bool) uint64 {
+	cookie := wireCookie | connection<<1
+	if second {
+		cookie |= 1
+	}
+	return cookie
+}
+
+// IsWireCookie reports whether it is of WireCookie: the socket is inferred from packets.
+func IsWireCookie(cookie uint64) bool { return cookie&wireCookie != 0 }
+
+// AppendCookie appends what names a socket in every output: a cookie of the kernel in
+// hexadecimal, as ss has it; an end of a connection in a capture as wire-12a, which no
+// hexadecimal number is.
+func AppendCookie(b []byte, cookie uint64) []byte {
+	if !IsWireCookie(cookie) {
+		return strconv.AppendUint(b, cookie, 16)
+	}
+	b = append(b, "wire-"...)
+	b = strconv.AppendUint(b, cookie&^wireCookie>>1, 10)
+	return append(b, 'a'+byte(cookie&1))
 }
 
 // Snapshot is what a walk over the sockets found beside their state.
@@ -148,6 +197,10 @@ const (
 	sources
 )
 
+// SourcePackets is a transition inferred from the packets of a capture. No record has
+// it.
+const SourcePackets Source = 1 << 7
+
 // String returns the name used in JSON.
 func (s Source) String() string {
 	switch s {
@@ -159,6 +212,8 @@ func (s Source) String() string {
 		return "reset"
 	case SourceSnapshot:
 		return "snapshot"
+	case SourcePackets:
+		return "packets"
 	}
 	return "tracepoint"
 }
@@ -204,6 +259,9 @@ func (r Reset) String() string {
 // Evidence returns what a verdict can rest on.
 func (e *Event) Evidence() fsm.Evidence {
 	const both = 3 // RCV_SHUTDOWN and SEND_SHUTDOWN of include/net/sock.h
+	if e.Wire != nil {
+		return fsm.Evidence{End: e.End, ResetSent: e.Wire.ResetSent, ResetReceived: e.Wire.ResetReceived}
+	}
 	return fsm.Evidence{
 		Errno:      int(e.Errno),
 		Local:      e.Flags&FlagLocal != 0,
@@ -561,6 +619,9 @@ const (
 	KindIdle                       // nothing more for now: a time to flush
 	KindWalked                     // Record.Walked
 	KindName                       // Record.Name
+	// KindGone: the socket of Record.Event, by its identity, is over, though nothing shows
+	// when that was.
+	KindGone
 )
 
 // Record is what a source of records, live or file, delivers.

@@ -28,7 +28,7 @@ func (t *Text) lifecycleHeading() {
 	if t.options.Wide {
 		fmt.Fprintf(t.w, "%-12s %-10s %-7s %10s %8s %5s ", "SOCKET", "NETNS", "ROLE", "SHAKE_MS", "RTT_MS", "RETR")
 	}
-	fmt.Fprintf(t.w, "%-*s %s\n", t.pathWidth(), "PATH", "CLOSE")
+	fmt.Fprintf(t.w, "%-*s %s\n", t.pathWidth(), "PATH"+t.inferred(), "CLOSE")
 }
 
 // Lifecycle implements [Sink].

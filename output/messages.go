@@ -60,6 +60,8 @@ func (n *Notice) words() string {
 		return "growing: " + string(AppendEscaped(nil, []byte(n.Reason)))
 	case NoticeUnseen:
 		return "not looked at: " + n.Reason
+	case NoticePackets:
+		return fmt.Sprintf("%d %s", n.Count, n.Reason)
 	case NoticeSuppressed:
 		return fmt.Sprintf("%s not shown: more than are shown in a minute", count(n.Count, "finding"))
 	}

@@ -47,6 +47,8 @@ const (
 	// NoticeUnseen: sockets from before the start cannot be looked at; Reason says
 	// which and why. Count is of network namespaces, 0 where that says nothing.
 	NoticeUnseen NoticeKind = "unseen"
+	// NoticePackets: Reason says of what a capture has Count.
+	NoticePackets NoticeKind = "packets"
 	// NoticeSuppressed: Count findings were not shown, as there were too many.
 	NoticeSuppressed NoticeKind = "suppressed"
 )

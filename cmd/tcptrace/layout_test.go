@@ -11,13 +11,18 @@ import (
 // mayImport is who may import whom: the table of the design, by package path
 // below the module. The standard library is open to all.
 var mayImport = map[string][]string{
-	"":                  {},
-	"bpf":               {"github.com/cilium/ebpf/...", "golang.org/x/sys/..."},
-	"fsm":               {},
-	"fsm/diagram":       {"tcptrace/fsm"},
-	"fsm/lifecycle":     {"tcptrace/fsm", "tcptrace/events"},
-	"events":            {"tcptrace/fsm"},
-	"events/capture":    {"tcptrace/events", "github.com/klauspost/compress/zstd"},
+	"":               {},
+	"bpf":            {"github.com/cilium/ebpf/...", "golang.org/x/sys/..."},
+	"fsm":            {},
+	"fsm/diagram":    {"tcptrace/fsm"},
+	"fsm/segment":    {"tcptrace/fsm"},
+	"fsm/lifecycle":  {"tcptrace/fsm", "tcptrace/events"},
+	"events":         {"tcptrace/fsm"},
+	"events/capture": {"tcptrace/events", "github.com/klauspost/compress/zstd"},
+	"events/pcap": {
+		"tcptrace/fsm/segment", "github.com/gopacket/gopacket/...", "github.com/klauspost/compress/...",
+	},
+	"events/infer":      {"tcptrace/fsm", "tcptrace/fsm/segment", "tcptrace/events", "tcptrace/events/pcap"},
 	"events/eventstest": {"tcptrace/fsm", "tcptrace/events", "tcptrace/events/capture"},
 	"output":            {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle"},
 	"output/stat":       {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output", "github.com/DataDog/sketches-go/..."},

@@ -71,6 +71,7 @@ func newStat() *cobra.Command {
 			}
 			portsTop := 0
 			if withPorts {
+				f.noCapture = "--ports"
 				portsTop = top
 			}
 			return f.countTransitions(cmd, o, portsTop, func(clock events.Clock) printer {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"tcptrace/events"
+	"tcptrace/events/pcap"
 	"tcptrace/fsm"
 	"tcptrace/fsm/lifecycle"
 	"tcptrace/output"
@@ -45,6 +46,9 @@ type viewFlags struct {
 	stuck     stuckFlags
 	stuckMode stuckMode
 
+	// noCapture is a flag, as given, that has no meaning for a capture of packets; "": none.
+	noCapture string
+
 	inKernel bool
 	counts   *kernelCounts // nil: each transition is sent
 }
@@ -66,7 +70,7 @@ func (f *viewFlags) register(cmd *cobra.Command) {
 	flags.StringVarP(&f.format, "output", "o", f.outputs()[0], "`FORMAT`: "+orList(f.outputs()))
 	flags.BoolVar(&f.wide, "wide", false, "text: more columns, whole names")
 	flags.BoolVar(&f.noColor, "no-color", false, "text: no colours (also NO_COLOR)")
-	flags.StringVarP(&f.read, "read", "r", "", "read the recording `FILE` (- for standard input) instead of the kernel")
+	flags.StringVarP(&f.read, "read", "r", "", "read the recording, or the capture of packets, `FILE` (- for standard input) instead of the kernel")
 	flags.StringVarP(&f.write, "write", "w", "", "also record to the new `FILE`, what -p, --comm, -s, --verdict, addresses and names of cgroups leave out included")
 	flags.Uint64VarP(&f.count, "count", "c", 0, "stop after `N` rows")
 	flags.DurationVar(&f.duration, "duration", 0, "stop after `D`, such as 30s or 5m")
@@ -172,6 +176,7 @@ func (f *viewFlags) trace(cmd *cobra.Command, doing string, makeView func(*pipel
 		results:   &results{filter: filter, clock: source.Clock(), limit: f.count},
 		log:       log,
 	}
+	_, p.packets = source.(*captured)
 	p.view = f.stuckView(makeView(p), p.results)
 	f.confine(cmd, log)
 	if err := p.run(); err != nil {
@@ -203,7 +208,8 @@ func (f *viewFlags) stuckView(inner view, r *results) view {
 		return inner
 	}
 	r.summary.HasStuck = true
-	return &stuckView{results: r, limits: f.stuck.limits, inner: inner, once: f.stuckMode == stuckOnce}
+	// In a capture nothing tells of a socket that does not move, until it has ended.
+	return &stuckView{results: r, limits: f.stuck.limits, inner: inner, once: f.stuckMode == stuckOnce || r.packets}
 }
 
 // stopSignals are those that end tracing in good order. A hang-up that nohup
@@ -259,13 +265,8 @@ func (f *viewFlags) validate(flags *pflag.FlagSet) error {
 // made before the kernel side is loaded, so that a wrong name costs nothing.
 func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (source, *recording, error) {
 	if f.read != "" {
-		r, err := openReplay(f.read, cmd.InOrStdin(), f.duration)
-		if err != nil {
-			return nil, nil, err
-		}
-		h := r.reader.Header()
-		log.Info("reading a recording", "file", f.read, "kernel", h.Kernel, "boot_id", h.BootID, "program", h.Program, "start", h.Clock().Time(h.Start))
-		return r, nil, nil
+		source, err := f.openFile(cmd.InOrStdin(), filter, log)
+		return source, nil, err
 	}
 
 	if filter.cgroup != "" || filter.container != "" {
@@ -317,6 +318,53 @@ func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (
 	return newNamer(l, f.stuckMode != stuckOff), rec, nil
 }
 
+// openFile opens what -r names, which says by its first bytes what it is.
+func (f *viewFlags) openFile(stdin io.Reader, filter *filter, log *slog.Logger) (source, error) {
+	in, file, err := openInput(f.read, stdin)
+	if err != nil {
+		return nil, err
+	}
+	begin, err := in.Peek(pcap.MagicSize)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, errors.Join(err, file.Close())
+	}
+	if !pcap.Recognize(begin) {
+		r, err := newReplay(f.read, in, file, f.duration)
+		if err != nil {
+			return nil, err
+		}
+		h := r.reader.Header()
+		log.Info("reading a recording", "file", f.read, "kernel", h.Kernel, "boot_id", h.BootID, "program", h.Program, "start", h.Clock().Time(h.Start))
+		return r, nil
+	}
+	if flag := f.meaningless(filter); flag != "" {
+		return nil, errors.Join(usagef("%s and a capture of packets exclude each other: packets do not tell it", flag), file.Close())
+	}
+	c, err := openCaptured(f.read, in, file, f.duration, f.maxConnections)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	log.Info("reading a capture", "file", f.read, "start", c.Clock().Time(c.Start()))
+	return c, nil
+}
+
+// meaningless returns a flag that chooses by what packets do not tell, or "".
+func (f *viewFlags) meaningless(filter *filter) string {
+	switch e := &filter.events; {
+	case len(e.PIDs) > 0:
+		return "-p"
+	case len(e.Comms) > 0:
+		return "--comm"
+	case f.filter.netns != "":
+		return "--netns"
+	case f.filter.cgroup != "":
+		return "--cgroup"
+	case f.filter.container != "":
+		return "--container"
+	}
+	return f.noCapture
+}
+
 func (f *viewFlags) logger(w io.Writer) *slog.Logger {
 	if !f.verbose {
 		return slog.New(slog.DiscardHandler)
@@ -336,6 +384,7 @@ func (f *viewFlags) sink(cmd *cobra.Command, s source, text *output.TextOptions)
 		text.MaxRows = f.count
 		text.Color = f.color(out)
 		text.Location = time.Local
+		_, text.Packets = s.(*captured)
 		results = output.NewText(out, s.Clock(), text)
 	}
 	return output.Multi{results, output.NewMessages(cmd.ErrOrStderr())}
