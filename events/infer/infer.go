@@ -515,14 +515,23 @@ func (f *Follower) reset(c *conn, x int, s *pcap.Segment) {
 			r.Acked = segment.AckedAll
 		}
 	default:
-		// It is taken if it lies between what was acknowledged and what was sent last.
+		// Of what was sent, all may have arrived that is not known to be missing.
+		window := uint32(farOff)
+		if e.sent {
+			window += e.next - p.rcvd
+		}
+		if p.hasRcvd {
+			r.At = segment.PlaceOf(s.Seq, 0, p.rcvd, window)
+		}
 		switch past := s.Seq - e.next; {
-		case p.hasRcvd && segment.Before(s.Seq, p.rcvd), e.sent && past >= farOff && past < 1<<31:
-			r.At = segment.Outside
+		case r.At == segment.Old || r.At == segment.Outside:
 			f.counts.Strays++
 		case e.sent && past != 0 && past < farOff:
 			f.counts.NotCaptured++
 			e.hole += past
+			r.At = segment.Next
+		default:
+			r.At = segment.Next
 		}
 	}
 	if c.closed && r.At == segment.Outside {

@@ -220,6 +220,18 @@ func (s *Stuck) Hint() string { return string(s.AppendHint(nil)) }
 
 // AppendHint appends what Hint returns.
 func (s *Stuck) AppendHint(b []byte) []byte {
+	b = s.appendHint(b)
+	if !events.IsWireCookie(s.Cookie) {
+		return b
+	}
+	switch s.State {
+	case fsm.Established, fsm.CloseWait: // to leave them takes a packet
+		return append(b, "; by the packets"...)
+	}
+	return append(b, "; by the packets: it may have given up since, which none shows"...)
+}
+
+func (s *Stuck) appendHint(b []byte) []byte {
 	switch s.State {
 	case fsm.SynSent:
 		if !s.HasSnapshot || s.Snapshot.Unanswered == 0 {
