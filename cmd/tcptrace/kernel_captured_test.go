@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"tcptrace/fsm"
 )
 
 // TestKernelCaptured plays what TCP sockets do before tcpdump and the kernel's
@@ -105,25 +107,32 @@ func device(name string) string {
 
 // playBothOpen lets two SYNs cross.
 func playBothOpen(ns *netns) {
-	a, b := ns.socket(ns.v4(1)), ns.socket(ns.v4(2))
-	a.bind(ns.v4(1), 1000)
-	b.bind(ns.v4(2), 1000)
-	b.deafen() // so that it does not answer before it connects, too
-	check(ns.t, unix.SetNonblock(a.fd, true))
-	check(ns.t, unix.SetNonblock(b.fd, true))
-	// Without a socket that listens or connects, the SYN would be refused: b has sent its
-	// own first, which a is deaf for.
+	const port = 1000
+	silent := ns.socket(ns.v4(2)) // takes the SYN that comes too early
+	silent.bind(ns.v4(2), port)
+	silent.listen(1)
+	silent.deafen()
+	a := ns.socket(ns.v4(1))
+	a.bind(ns.v4(1), port)
 	a.deafen()
-	if err := b.tryConnect(a.addr()); err != unix.EINPROGRESS {
+	check(ns.t, unix.SetNonblock(a.fd, true))
+	if err := a.tryConnect(silent.addr()); err != unix.EINPROGRESS {
 		ns.t.Errorf("connect: %v, want %v", err, unix.EINPROGRESS)
 	}
-	if err := a.tryConnect(b.addr()); err != unix.EINPROGRESS {
+	silent.close()
+	b := ns.socket(ns.v4(2))
+	b.bind(ns.v4(2), port)
+	b.deafen()
+	check(ns.t, unix.SetNonblock(b.fd, true))
+	if err := b.tryConnect(a.addr()); err != unix.EINPROGRESS {
 		ns.t.Errorf("connect: %v, want %v", err, unix.EINPROGRESS)
 	}
 	a.hear()
 	b.hear()
-	eventually(ns.t, "both are established", func() bool { return a.info().State == 1 && b.info().State == 1 })
+	a.await(fsm.Established)
+	b.await(fsm.Established)
 	a.close()
+	b.read("")
 	b.close()
 }
 

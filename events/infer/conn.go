@@ -45,7 +45,7 @@ type end struct {
 	finSent bool
 	// finTaken: next is after the FIN.
 	finTaken bool
-	finRcvd bool
+	finRcvd  bool
 	// finHeld: the peer's FIN, which has not been acknowledged, acknowledges ours.
 	finHeld  bool
 	text     bool // it has sent any in the capture

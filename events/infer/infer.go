@@ -318,7 +318,7 @@ func (f *Follower) reuse(c *conn, x int, s *pcap.Segment) {
 				Reason: fmt.Sprintf("reopened within 2 MSL by a SYN whose sequence number is %d below what was sent before, without a later time stamp", before.next-s.Seq),
 			}
 		}
-		f.emit(c, i, fsm.Closed, wire, true)
+		f.emit(c, i, fsm.Closed, wire, i != x)
 	}
 }
 
