@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"tcptrace/events"
 	"tcptrace/fsm"
 	"tcptrace/fsm/lifecycle"
 )
@@ -153,7 +154,11 @@ func (t *Text) appendStory(b []byte, c *lifecycle.Lifecycle) []byte {
 		b = AppendDuration(b, c.TimeWait)
 	}
 	if c.Verdict == fsm.Gap {
-		b = t.appendColored(append(b, "  "...), fsm.Gap, "gap", "records are missing")
+		missing := "records are missing"
+		if events.IsWireCookie(c.Cookie) {
+			missing = "not all of it was captured"
+		}
+		b = t.appendColored(append(b, "  "...), fsm.Gap, "gap", missing)
 	}
 	for i := range c.Violations {
 		b = t.appendColored(append(b, "  "...), fsm.Illegal, "ILLEGAL", c.Violations[i].Reason)

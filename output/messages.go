@@ -61,7 +61,7 @@ func (n *Notice) words() string {
 	case NoticeUnseen:
 		return "not looked at: " + n.Reason
 	case NoticePackets:
-		return fmt.Sprintf("%d %s", n.Count, n.Reason)
+		return fmt.Sprintf("%s: %d", n.Reason, n.Count)
 	case NoticeSuppressed:
 		return fmt.Sprintf("%s not shown: more than are shown in a minute", count(n.Count, "finding"))
 	}

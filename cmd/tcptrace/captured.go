@@ -127,8 +127,8 @@ func (c *captured) remarks() []output.Notice {
 		what  string
 	}{
 		{read.Other, output.NoticePackets, "packets of other protocols than TCP"},
-		{read.Fragments, output.NoticePackets, "fragments of IP packets, which are not put together: what they carry is not seen"},
-		{read.Truncated, output.NoticePackets, "packets cut off before the end of the TCP header: capture with a longer snapshot (tcpdump -s 128)"},
+		{read.Fragments, output.NoticePackets, "fragments of IP packets, which are not put together, so that what they carry is not seen"},
+		{read.Truncated, output.NoticePackets, "packets cut off before the flags of TCP, which takes a longer snapshot (tcpdump -s 128)"},
 		{read.Malformed, output.NoticePackets, "malformed packets"},
 		{read.UnknownLink, output.NoticePackets, "packets of devices whose link type is not understood"},
 		{read.Undated, output.NoticePackets, "packets without a time, which have that of the one before"},

@@ -15,6 +15,10 @@ const (
 
 // finding tells of what is wrong at an end, whose state stays.
 func (f *Follower) finding(c *conn, x int, rule, reason string) {
+	if c.ends[x].state == 0 { // nothing has shown that there is one
+		f.counts.Strays++
+		return
+	}
 	f.emit(c, x, c.ends[x].state, &events.Wire{Judgement: fsm.Judgement{Verdict: fsm.Illegal, Rule: rule, Reason: reason}}, false)
 }
 

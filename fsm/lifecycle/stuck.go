@@ -220,9 +220,14 @@ func (s *Stuck) Hint() string { return string(s.AppendHint(nil)) }
 
 // AppendHint appends what Hint returns.
 func (s *Stuck) AppendHint(b []byte) []byte {
-	b = s.appendHint(b)
 	if !events.IsWireCookie(s.Cookie) {
-		return b
+		return s.appendHint(b)
+	}
+	switch s.State {
+	case fsm.SynSent: // perhaps there was one, that has not arrived
+		b = append(b, "no answer to the SYN was acknowledged"...)
+	default:
+		b = s.appendHint(b)
 	}
 	switch s.State {
 	case fsm.Established, fsm.CloseWait: // to leave them takes a packet
