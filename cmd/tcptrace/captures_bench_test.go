@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"tcptrace/events/pcap/pcaptest"
-	"tcptrace/fsm/segment"
 )
 
 // benchmarkCaptureSize is what a run reads at least.
@@ -66,29 +65,29 @@ func exchangesCaptured(connections, segments, size int) []byte {
 			client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(c >> 8), byte(c)}), 40000)
 			server := netip.MustParseAddrPort("10.0.0.1:80")
 			mine, other := uint32(c*1000), uint32(c*7000)
-			send := func(from, to netip.AddrPort, flags segment.Flags, seq, ack uint32, text int) {
+			send := func(from, to netip.AddrPort, flags byte, seq, ack uint32, text int) {
 				id++
 				at = at.Add(time.Microsecond)
-				s := pcaptest.Segment{Time: at, From: from, To: to, Flags: flags, Seq: seq, Ack: ack, Text: text, Stamp: uint32(id) + 1, ID: id}
+				s := pcaptest.Segment{Time: at, From: from, To: to, Flags: pcaptest.Flags(flags), Seq: seq, Ack: ack, Text: text, Stamp: uint32(id) + 1, ID: id}
 				packets = append(packets, pcaptest.Packet{Time: at, Data: pcaptest.Ethernet(s.Packet())})
 			}
 			answered := other + 1 + uint32(size*max(step-2, 0))
 			switch step {
 			case 0:
-				send(client, server, segment.SYN, mine, 0, 0)
-				send(server, client, segment.SYN|segment.ACK, other, mine+1, 0)
+				send(client, server, flagSYN, mine, 0, 0)
+				send(server, client, flagSYN|flagACK, other, mine+1, 0)
 			case 1:
-				send(client, server, segment.ACK, mine+1, other+1, 0)
-				send(client, server, segment.ACK|segment.PSH, mine+1, other+1, 100)
+				send(client, server, flagACK, mine+1, other+1, 0)
+				send(client, server, flagACK|flagPSH, mine+1, other+1, 100)
 			case segments + 2:
-				send(client, server, segment.FIN|segment.ACK, mine+101, answered, 0)
-				send(server, client, segment.FIN|segment.ACK, answered, mine+102, 0)
+				send(client, server, flagFIN|flagACK, mine+101, answered, 0)
+				send(server, client, flagFIN|flagACK, answered, mine+102, 0)
 			case segments + 3:
 				end := other + 1 + uint32(size*segments)
-				send(client, server, segment.ACK, mine+102, end+1, 0)
+				send(client, server, flagACK, mine+102, end+1, 0)
 			default:
-				send(server, client, segment.ACK, answered, mine+101, size)
-				send(client, server, segment.ACK, mine+101, answered+uint32(size), 0)
+				send(server, client, flagACK, answered, mine+101, size)
+				send(client, server, flagACK, mine+101, answered+uint32(size), 0)
 			}
 		}
 	}

@@ -13,6 +13,9 @@ import (
 	"tcptrace/fsm/segment"
 )
 
+// Flags are those of a header.
+type Flags = segment.Flags
+
 // Segment is a TCP segment of a test.
 type Segment struct {
 	Time     time.Time
