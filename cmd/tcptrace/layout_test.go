@@ -22,10 +22,11 @@ var mayImport = map[string][]string{
 	"events/pcap": {
 		"tcptrace/fsm/segment", "github.com/gopacket/gopacket/...", "github.com/klauspost/compress/...",
 	},
-	"events/infer":      {"tcptrace/fsm", "tcptrace/fsm/segment", "tcptrace/events", "tcptrace/events/pcap"},
-	"events/eventstest": {"tcptrace/fsm", "tcptrace/events", "tcptrace/events/capture"},
-	"output":            {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle"},
-	"output/stat":       {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output", "github.com/DataDog/sketches-go/..."},
+	"events/pcap/pcaptest": {"tcptrace/fsm/segment"},
+	"events/infer":         {"tcptrace/fsm", "tcptrace/fsm/segment", "tcptrace/events", "tcptrace/events/pcap"},
+	"events/eventstest":    {"tcptrace/fsm", "tcptrace/events", "tcptrace/events/capture"},
+	"output":               {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle"},
+	"output/stat":          {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output", "github.com/DataDog/sketches-go/..."},
 	"output/prom": {
 		"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output",
 		"github.com/prometheus/client_golang/...", "github.com/prometheus/client_model/...",
