@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"tcptrace/fsm"
 )
@@ -92,13 +93,17 @@ type Wire struct {
 	Counted bool
 }
 
-// wireCookie marks identities that are not the kernel's, which counts from 1.
-const wireCookie = 1 << 63
+// wireCookie marks, by the upper 16 bits, identities that are not the kernel's, which
+// counts from 1.
+const (
+	wireCookie     = 0x9293 << wireCookieBits
+	wireCookieBits = 48
+)
 
 // WireCookie returns the identity of an end of a connection in a capture: the number of
 // the connection, and which of its two ends it is. It is none that a kernel gives.
 func WireCookie(connection uint64, second bool) uint64 {
-	cookie := wireCookie | connection<<1
+	cookie := wireCookie | connection<<1&(1<<wireCookieBits-1)
 	if second {
 		cookie |= 1
 	}
@@ -106,7 +111,28 @@ func WireCookie(connection uint64, second bool) uint64 {
 }
 
 // IsWireCookie reports whether it is of WireCookie: the socket is inferred from packets.
-func IsWireCookie(cookie uint64) bool { return cookie&wireCookie != 0 }
+func IsWireCookie(cookie uint64) bool { return cookie>>wireCookieBits == wireCookie>>wireCookieBits }
+
+// WireConnection returns what WireCookie was given.
+func WireConnection(cookie uint64) (connection uint64, second bool) {
+	return cookie & (1<<wireCookieBits - 1) >> 1, cookie&1 != 0
+}
+
+// ParseCookie is the inverse of AppendCookie; 0x may stand before a kernel's.
+func ParseCookie(text string) (uint64, error) {
+	if rest, ok := strings.CutPrefix(text, "wire-"); ok && len(rest) > 1 {
+		side := rest[len(rest)-1]
+		n, err := strconv.ParseUint(rest[:len(rest)-1], 10, wireCookieBits-1)
+		if err == nil && (side == 'a' || side == 'b') {
+			return WireCookie(n, side == 'b'), nil
+		}
+	}
+	n, err := strconv.ParseUint(strings.TrimPrefix(text, "0x"), 16, 64)
+	if err != nil || n == 0 || IsWireCookie(n) {
+		return 0, fmt.Errorf("%q is no socket: want its number in hexadecimal digits, as in the column SOCKET of --wide, or of a capture, wire-12a", text)
+	}
+	return n, nil
+}
 
 // AppendCookie appends what names a socket in every output: a cookie of the kernel in
 // hexadecimal, as ss has it; an end of a connection in a capture as wire-12a, which no
@@ -116,8 +142,12 @@ func AppendCookie(b []byte, cookie uint64) []byte {
 		return strconv.AppendUint(b, cookie, 16)
 	}
 	b = append(b, "wire-"...)
-	b = strconv.AppendUint(b, cookie&^wireCookie>>1, 10)
-	return append(b, 'a'+byte(cookie&1))
+	connection, second := WireConnection(cookie)
+	b = strconv.AppendUint(b, connection, 10)
+	if second {
+		return append(b, 'b')
+	}
+	return append(b, 'a')
 }
 
 // Snapshot is what a walk over the sockets found beside their state.

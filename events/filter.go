@@ -40,6 +40,8 @@ type Filter struct {
 	NetNS uint32
 	// Cgroups are cgroup ids; empty is any.
 	Cgroups []uint64
+	// Cookies of sockets; empty is any.
+	Cookies []uint64
 }
 
 // Match decides about an event.
@@ -60,6 +62,7 @@ func (f *Filter) MatchStates(states ...fsm.State) bool {
 func (f *Filter) MatchSocket(e *Event) Decision {
 	switch {
 	case f.NetNS != 0 && e.NetNS != f.NetNS,
+		len(f.Cookies) > 0 && !slices.Contains(f.Cookies, e.Cookie),
 		len(f.Cgroups) > 0 && !slices.Contains(f.Cgroups, e.Cgroup),
 		len(f.PIDs) > 0 && (!e.Owner.Known() || !slices.Contains(f.PIDs, e.Owner.PID)),
 		len(f.Comms) > 0 && (!e.Owner.Known() || !slices.Contains(f.Comms, string(e.Owner.Comm.Bytes()))):

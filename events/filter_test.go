@@ -17,7 +17,7 @@ func event(from, to fsm.State, local, remote string) events.Event {
 	e := events.Event{
 		From: from, To: to,
 		Local: netip.MustParseAddrPort(local), Remote: netip.MustParseAddrPort(remote),
-		Family: 2, NetNS: 100, Cgroup: 200,
+		Family: 2, NetNS: 100, Cgroup: 200, Cookie: 300,
 		Owner: eventstest.Owned(4242, "curl", events.OwnerConnect),
 	}
 	if !e.Local.Addr().Is4() {
@@ -162,6 +162,8 @@ func TestFilterMatch(t *testing.T) {
 		{"another netns", f{NetNS: 101}, established, no},
 		{"cgroup", f{Cgroups: []uint64{1, 200}}, established, yes},
 		{"another cgroup", f{Cgroups: []uint64{1}}, established, no},
+		{"socket", f{Cookies: []uint64{1, 300}}, established, yes},
+		{"another socket", f{Cookies: []uint64{1}}, established, no},
 
 		{"all met", f{
 			IPv4: true, LocalPorts: ports(t, "40000"), RemotePorts: ports(t, "443"), EitherPorts: ports(t, "443"),
@@ -213,7 +215,7 @@ func TestFilterDecidesAtTheNextEvent(t *testing.T) {
 func TestMatchDoesNotAllocate(t *testing.T) {
 	f := events.Filter{
 		IPv4: true, EitherPorts: ports(t, "1-1000"), LocalNets: nets("10.0.0.0/8"), RemoteNets: nets("10.0.0.0/8"),
-		PIDs: []uint32{4242}, Comms: []string{"curl"}, States: fsm.States(), NetNS: 100, Cgroups: []uint64{200},
+		PIDs: []uint32{4242}, Comms: []string{"curl"}, States: fsm.States(), NetNS: 100, Cgroups: []uint64{200}, Cookies: []uint64{300},
 	}
 	e := event(fsm.SynSent, fsm.Established, "10.0.0.1:40000", "10.0.0.2:443")
 	if n := testing.AllocsPerRun(100, func() {

@@ -129,6 +129,27 @@ func (t *Text) appendPath(b []byte, c *lifecycle.Lifecycle) []byte {
 
 // appendStory appends how it ended, and what was wrong.
 func (t *Text) appendStory(b []byte, c *lifecycle.Lifecycle) []byte {
+	b = AppendStory(b, c)
+	if c.Verdict == fsm.Gap {
+		b = t.appendColored(append(b, "  "...), fsm.Gap, "gap", Missing(c))
+	}
+	for i := range c.Violations {
+		b = t.appendColored(append(b, "  "...), fsm.Illegal, "ILLEGAL", c.Violations[i].Reason)
+	}
+	return b
+}
+
+// Missing says in words what a connection with gaps lacks.
+func Missing(c *lifecycle.Lifecycle) string {
+	if events.IsWireCookie(c.Cookie) {
+		return "not all of it was captured"
+	}
+	return "records are missing"
+}
+
+// AppendStory appends why a connection ended, who closed first, and what ended
+// TIME_WAIT, in words.
+func AppendStory(b []byte, c *lifecycle.Lifecycle) []byte {
 	switch {
 	case c.Cause != fsm.CauseNone:
 		b = append(b, strings.ReplaceAll(c.Cause.String(), "_", " ")...)
@@ -152,16 +173,6 @@ func (t *Text) appendStory(b []byte, c *lifecycle.Lifecycle) []byte {
 			b = append(b, '~')
 		}
 		b = AppendDuration(b, c.TimeWait)
-	}
-	if c.Verdict == fsm.Gap {
-		missing := "records are missing"
-		if events.IsWireCookie(c.Cookie) {
-			missing = "not all of it was captured"
-		}
-		b = t.appendColored(append(b, "  "...), fsm.Gap, "gap", missing)
-	}
-	for i := range c.Violations {
-		b = t.appendColored(append(b, "  "...), fsm.Illegal, "ILLEGAL", c.Violations[i].Reason)
 	}
 	return b
 }

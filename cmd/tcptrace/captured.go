@@ -4,13 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"tcptrace/events"
 	"tcptrace/events/infer"
 	"tcptrace/events/pcap"
+	seg "tcptrace/fsm/segment" // there is a segment in the tests of this package
 	"tcptrace/output"
+	"tcptrace/output/ladder"
 )
 
 // captured infers transitions from a capture of packets.
@@ -144,6 +147,7 @@ func (c *captured) remarks() []output.Notice {
 		{seen.Open, output.NoticePackets, "connections that do not end in the capture"},
 		{seen.HalfOpen, output.NoticePackets, "handshakes that are not completed in the capture"},
 		{seen.FINs, output.NoticePackets, "connections with a FIN that is never acknowledged in the capture"},
+		{c.infers.NotKept(), output.NoticePackets, "segments of connections that were not kept for drawing, as there were too many"},
 		{seen.Forgotten, output.NoticeForgotten, "connections of the capture, more than are followed at once; raise --max-connections"},
 	} {
 		if m.count > 0 {
@@ -151,6 +155,72 @@ func (c *captured) remarks() []output.Notice {
 		}
 	}
 	return list
+}
+
+// putSegments draws the segments of a connection in the place of what follows from the
+// states.
+func (c *captured) putSegments(l *ladder.Ladder) {
+	sideOf := func(second bool) ladder.Side {
+		for side, e := range l.Ends {
+			if e == nil {
+				continue
+			}
+			if _, isSecond := events.WireConnection(e.Cookie); isSecond == second || l.Self {
+				return ladder.Side(side)
+			}
+			return ladder.Side(side).Other()
+		}
+		return ladder.Left
+	}
+	var segments []infer.Segment
+	for _, e := range l.Ends {
+		if e != nil {
+			connection, _ := events.WireConnection(e.Cookie)
+			segments = c.infers.Segments(connection)
+			break
+		}
+	}
+	if len(segments) == 0 {
+		l.Notes = append(l.Notes, "its segments were not kept: there were too many connections")
+		return
+	}
+	step := func(side ladder.Side, n int) int {
+		if e := l.Ends[side]; n == infer.NoStep || e == nil || n >= len(e.Steps) {
+			return ladder.NoStep
+		}
+		return n
+	}
+	l.Arrows = l.Arrows[:0]
+	skipped := uint64(0)
+	for i := range segments {
+		s := &segments[i]
+		from := sideOf(s.FromSecond)
+		skipped += s.Skipped
+		l.Arrows = append(l.Arrows, ladder.Arrow{
+			From: from, Label: label(s), Sent: s.Time, Captured: true,
+			SentBy: step(from, s.Sent), ReceivedBy: step(from.Other(), s.Received),
+		})
+	}
+	l.Notes = append(l.Notes, "inferred from packets: the arrows are its segments, when they were captured; numbers are relative")
+	if skipped > 0 {
+		l.Notes = append(l.Notes, fmt.Sprintf("%d segments in the middle are left out", skipped))
+	}
+}
+
+// label tells a segment: its flags, where it begins, what it acknowledges, and its text.
+func label(s *infer.Segment) string {
+	text := s.Flags.String()
+	if text == "none" {
+		text = ""
+	}
+	parts := []string{text, fmt.Sprintf("seq %d", s.Seq)}
+	if s.Flags.Has(seg.ACK) {
+		parts = append(parts, fmt.Sprintf("ack %d", s.Ack))
+	}
+	if s.Text > 0 {
+		parts = append(parts, fmt.Sprintf("len %d", s.Text))
+	}
+	return strings.TrimSpace(strings.Join(parts, " "))
 }
 
 // Stop implements [source].

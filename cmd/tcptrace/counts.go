@@ -96,7 +96,7 @@ func (k *kernelCounts) total() (steps, begun uint64) {
 // asked for needs each transition; with names the flags for that beside the filter's
 // that were given.
 func (f *viewFlags) countInKernel(cmd *cobra.Command, bounds []uint64, with ...string) error {
-	needing := append(with, "read", "write", "count", "pid", "comm", "local", "remote", "state", "verdict", "container")
+	needing := append(with, "read", "write", "count", "pid", "comm", "local", "remote", "state", "verdict", "container", "socket")
 	for _, name := range needing {
 		if flag := cmd.Flags().Lookup(name); flag != nil && flag.Changed {
 			return usagef("--in-kernel and --%s exclude each other: what the kernel counts is not told apart any more", name)

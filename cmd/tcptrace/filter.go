@@ -25,6 +25,7 @@ type filterFlags struct {
 	local, remote                      []string
 	states, verdicts                   []string
 	netns, cgroup, container           string
+	sockets                            []string
 }
 
 func (f *filterFlags) register(flags *pflag.FlagSet) {
@@ -41,6 +42,7 @@ func (f *filterFlags) register(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&f.verdicts, "verdict", nil, "judged `VERDICT`, ...: legal, abort, linux, gap, illegal; a connection by its worst")
 	flags.StringVar(&f.netns, "netns", "", "network namespace `NS`: its inode or a path, such as /run/netns/NAME")
 	flags.StringVar(&f.cgroup, "cgroup", "", "cgroup by `PATH` (/system.slice/nginx.service), with those below it, or by id")
+	flags.StringSliceVar(&f.sockets, "socket", nil, "sockets by `ID`, ..., as printed by --wide and, as sk:, by ss -e")
 	flags.StringVar(&f.container, "container", "", "container by `ID`, or its beginning; a system container by its name")
 }
 
@@ -98,6 +100,9 @@ func (f *filterFlags) parse() (*filter, error) {
 	if p.verdicts, err = parseEach("--verdict", f.verdicts, fsm.ParseVerdict); err != nil {
 		return nil, err
 	}
+	if p.events.Cookies, err = parseEach("--socket", f.sockets, events.ParseCookie); err != nil {
+		return nil, err
+	}
 	if f.netns != "" {
 		if p.events.NetNS, err = parseNetNS(f.netns); err != nil {
 			return nil, usagef("--netns: %w", err)
@@ -147,6 +152,20 @@ func (f *filter) kernelOptions() *bpf.Options {
 	o.RemotePorts = wants(f.events.RemotePorts)
 	o.EitherPorts = wants(f.events.EitherPorts)
 	return o
+}
+
+// eitherEnd returns what of the filter the kernel can decide of a connection that is
+// wanted if one of its ends is.
+func (f *filter) eitherEnd() *filter {
+	e := &filter{}
+	e.events.IPv4, e.events.IPv6 = f.events.IPv4, f.events.IPv6
+	for _, ports := range []events.PortSet{f.events.EitherPorts, f.events.LocalPorts, f.events.RemotePorts} {
+		if len(ports) > 0 {
+			e.events.EitherPorts = ports
+			break
+		}
+	}
+	return e
 }
 
 func wants(set events.PortSet) func(uint16) bool {

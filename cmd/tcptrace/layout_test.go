@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 	"events/infer":         {"tcptrace/fsm", "tcptrace/fsm/segment", "tcptrace/events", "tcptrace/events/pcap"},
 	"events/eventstest":    {"tcptrace/fsm", "tcptrace/events", "tcptrace/events/capture"},
 	"output":               {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle"},
+	"output/ladder":        {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output"},
 	"output/stat":          {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output", "github.com/DataDog/sketches-go/..."},
 	"output/prom": {
 		"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output",

@@ -11,6 +11,8 @@ type lifeView struct {
 	*results
 	untilGone bool // else until a minisock takes over
 	open      bool // also those that are not over when tracing ends
+	// each takes every connection, whatever the filter says, instead of the sink.
+	each func(*lifecycle.Lifecycle) error
 
 	lifecycle lifecycle.Lifecycle // reused
 }
@@ -55,25 +57,33 @@ func (v *lifeView) show(l *lifecycle.Life, at uint64) error {
 	c := &v.lifecycle
 	l.Lifecycle(at, c)
 	c.Place = v.names.place(c.Cgroup)
+	if v.each != nil {
+		return v.each(c)
+	}
 	if !v.filter.wantsVerdict(c.Verdict) || !v.filter.wantsLifecycle(c) {
 		return nil
 	}
-	v.summary.Connections++
-	v.summary.Transitions += uint64(len(c.Path) - 1)
-	v.summary.Illegal += uint64(len(c.Violations))
-	if c.Verdict == fsm.Gap {
-		v.summary.Gaps++
-	}
+	v.countLife(c)
 	if err := v.sink.Lifecycle(c); err != nil {
 		return err
 	}
 	return v.shown()
 }
 
+// countLife has a connection in the summary.
+func (r *results) countLife(c *lifecycle.Lifecycle) {
+	r.summary.Connections++
+	r.summary.Transitions += uint64(len(c.Path) - 1)
+	r.summary.Illegal += uint64(len(c.Violations))
+	if c.Verdict == fsm.Gap {
+		r.summary.Gaps++
+	}
+}
+
 // wantsLifecycle holds the filter against a connection: its states are all that
 // it was in.
 func (f *filter) wantsLifecycle(c *lifecycle.Lifecycle) bool {
 	return f.wantsPlace(c.Place) && f.events.MatchStates(c.Path...) && f.events.MatchSocket(&events.Event{
-		Local: c.Local, Remote: c.Remote, Family: c.Family, Owner: c.Owner, NetNS: c.NetNS, Cgroup: c.Cgroup,
+		Cookie: c.Cookie, Local: c.Local, Remote: c.Remote, Family: c.Family, Owner: c.Owner, NetNS: c.NetNS, Cgroup: c.Cgroup,
 	}) == events.Accept
 }

@@ -116,6 +116,7 @@ const traceHelp = `  sudo tcptrace                                  every transi
   tcptrace -r incident.tct --wide                look at the recording, anywhere, without privileges
   sudo tcptrace --duration 1m --fail-on illegal  a check for scripts: status 4 if there was one
   sudo tcptrace life                             one line per connection: path, times, why it ended
+  sudo tcptrace life --ladder -c 1               both ends of a connection, drawn as in a textbook
   sudo tcptrace stat --duration 10s              how often, how long, how it ended: in sum
   sudo tcptrace stuck                            who keeps what open too long, now
   sudo tcptrace agent                            metrics for Prometheus, until it is stopped

@@ -243,7 +243,7 @@ func (v *stuckView) grow(end uint64, tracker *lifecycle.Tracker) {
 
 func (v *stuckView) wantsStuck(s *lifecycle.Stuck) bool {
 	return v.filter.wantsPlace(s.Place) && v.filter.events.Match(&events.Event{
-		From: s.State, To: s.State, Local: s.Local, Remote: s.Remote, Family: s.Family,
+		Cookie: s.Cookie, From: s.State, To: s.State, Local: s.Local, Remote: s.Remote, Family: s.Family,
 		Owner: s.Owner, NetNS: s.NetNS, Cgroup: s.Cgroup,
 	}) == events.Accept
 }

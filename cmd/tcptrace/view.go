@@ -49,6 +49,8 @@ type viewFlags struct {
 	// noCapture is a flag, as given, that has no meaning for a capture of packets; "": none.
 	noCapture string
 
+	ladder ladderFlags
+
 	inKernel bool
 	counts   *kernelCounts // nil: each transition is sent
 }
@@ -71,7 +73,7 @@ func (f *viewFlags) register(cmd *cobra.Command) {
 	flags.BoolVar(&f.wide, "wide", false, "text: more columns, whole names")
 	flags.BoolVar(&f.noColor, "no-color", false, "text: no colours (also NO_COLOR)")
 	flags.StringVarP(&f.read, "read", "r", "", "read the recording, or the capture of packets, `FILE` (- for standard input) instead of the kernel")
-	flags.StringVarP(&f.write, "write", "w", "", "also record to the new `FILE`, what -p, --comm, -s, --verdict, addresses and names of cgroups leave out included")
+	flags.StringVarP(&f.write, "write", "w", "", "also record to the new `FILE`, what -p, --comm, -s, --verdict, --socket, addresses and names of cgroups leave out included")
 	flags.Uint64VarP(&f.count, "count", "c", 0, "stop after `N` rows")
 	flags.DurationVar(&f.duration, "duration", 0, "stop after `D`, such as 30s or 5m")
 	flags.StringSliceVar(&f.failOn, "fail-on", nil, "end with status 4 if there was `WHAT`: illegal, stuck, lost")
@@ -282,6 +284,9 @@ func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (
 		}
 	}
 	options := filter.kernelOptions()
+	if f.ladder.on {
+		options = filter.eitherEnd().kernelOptions()
+	}
 	options.BufferSize = f.buffer
 	options.NoTimers = f.noTimeWait
 	options.ResetReasons = events.ResetNumbers()

@@ -58,6 +58,9 @@ func (f *Follower) emit(c *conn, x int, to fsm.State, wire *events.Wire, byArriv
 		ev.BytesSent, ev.BytesReceived, ev.Retransmits = e.textSent(), e.textReceived(p), e.resent
 	}
 	if to != e.state {
+		if f.keeper != nil {
+			f.keeper.changed(c, x, byArrival)
+		}
 		e.state, e.entered, e.byArrival = to, f.now, byArrival
 	}
 	e.assumed = false

@@ -52,6 +52,7 @@ type Follower struct {
 	queue  []events.Event
 	given  int // of queue
 	gone   []Gone
+	keeper *keeper // nil: segments are not kept
 	counts Counts
 }
 
@@ -124,6 +125,9 @@ func (f *Follower) Finish() {
 func (f *Follower) Take(s *pcap.Segment) {
 	f.now = max(f.now, s.Time, 1)
 	f.expire()
+	if f.keeper != nil {
+		f.keeper.expire(f.now)
+	}
 
 	from, to := side{s.Src, s.SrcPort}, side{s.Dst, s.DstPort}
 	x := 0
@@ -149,6 +153,9 @@ func (f *Follower) Take(s *pcap.Segment) {
 		return
 	}
 	f.use(c)
+	if f.keeper != nil {
+		f.keeper.add(c, x, s)
+	}
 	f.segment(c, x, s)
 	f.settle(c)
 }

@@ -400,6 +400,71 @@ func TestBytes(t *testing.T) {
 	}
 }
 
+// TestSegments: the first and the last of a connection are kept, with the steps that they
+// show.
+func TestSegments(t *testing.T) {
+	f := infer.New(0)
+	f.Keep()
+	n := 0
+	take := func(line string) {
+		s := parse(t, line, n)
+		n++
+		f.Take(&s)
+		var e events.Event
+		for f.Pop(&e) {
+		}
+	}
+	for _, line := range []string{"0 a>b S 100 0 0", "1 b>a S. 500 101 0", "2 a>b . 101 501 0"} {
+		take(line)
+	}
+	const texts = 200
+	for i := range texts {
+		take(fmt.Sprintf("%d a>b . %d 501 10", 10+i, 101+10*i))
+	}
+	take(fmt.Sprintf("1000 a>b F. %d 501 0", 101+10*texts))
+	take(fmt.Sprintf("1001 b>a F. 501 %d 0", 102+10*texts))
+	take(fmt.Sprintf("1002 a>b . %d 502 0", 102+10*texts))
+
+	list := f.Segments(1)
+	all, skipped := len(list), uint64(0)
+	for i := range list {
+		skipped += list[i].Skipped
+		if i > 0 && list[i].Time < list[i-1].Time {
+			t.Errorf("segment %d is of %d, that before of %d", i, list[i].Time, list[i-1].Time)
+		}
+	}
+	if uint64(all)+skipped != uint64(n) || skipped == 0 || all < 20 {
+		t.Errorf("%d kept and %d skipped, want %d in sum", all, skipped, n)
+	}
+	none := infer.NoStep
+	for i, want := range map[int]infer.Segment{
+		0:       {Time: 1e18, Flags: segment.SYN, Sent: 1, Received: none},
+		1:       {Time: 1e18 + 1e6, FromSecond: true, Flags: segment.SYN | segment.ACK, Ack: 1, Sent: 1, Received: none},
+		2:       {Time: 1e18 + 2e6, Flags: segment.ACK, Seq: 1, Ack: 1, Sent: 2, Received: 2},
+		3:       {Time: 1e18 + 10e6, Flags: segment.ACK, Seq: 1, Ack: 1, Text: 10, Sent: none, Received: none},
+		all - 3: {Time: 1e18 + 1e9, Flags: segment.FIN | segment.ACK, Seq: 2001, Ack: 1, Sent: 3, Received: none},
+		all - 2: {Time: 1e18 + 1001e6, FromSecond: true, Flags: segment.FIN | segment.ACK, Seq: 1, Ack: 2002, Sent: 4, Received: none},
+		all - 1: {Time: 1e18 + 1002e6, Flags: segment.ACK, Seq: 2002, Ack: 2, Sent: 4, Received: 5},
+	} {
+		if list[i].Flags == segment.SYN {
+			list[i].Ack = 0 // means nothing
+		}
+		if list[i] != want {
+			t.Errorf("segment %d is %+v, want %+v", i, list[i], want)
+		}
+	}
+	if f.Segments(2) != nil || f.NotKept() != 0 {
+		t.Errorf("there are segments of a connection that is not, or %d were not kept", f.NotKept())
+	}
+	// Of what is over for long nothing is kept.
+	for i := range 3 {
+		take(fmt.Sprintf("%d c>d S %d 0 0", 100_000+i*10_000, 1+i))
+	}
+	if f.Segments(1) != nil {
+		t.Error("segments of a connection that is over for long are kept")
+	}
+}
+
 // FuzzFollower: no segments make it panic or break the chain of an end's states; what is
 // kept is bounded.
 func FuzzFollower(f *testing.F) {

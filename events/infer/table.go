@@ -50,6 +50,9 @@ func (f *Follower) remove(c *conn) {
 			f.gone = append(f.gone, Gone{events.WireCookie(c.id, int8(i) == c.second)})
 		}
 	}
+	if f.keeper != nil {
+		f.keeper.removed(c.id, f.now)
+	}
 	if f.conns[c.tuple] == c {
 		delete(f.conns, c.tuple)
 	}
