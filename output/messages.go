@@ -60,7 +60,9 @@ func (n *Notice) words() string {
 		return "growing: " + string(AppendEscaped(nil, []byte(n.Reason)))
 	case NoticeUnseen:
 		return "not looked at: " + n.Reason
-	case NoticePackets:
+	case NoticeDisagree:
+		return "kernel and packets disagree: " + n.Reason
+	case NoticePackets, NoticeJoined:
 		return fmt.Sprintf("%s: %d", n.Reason, n.Count)
 	case NoticeSuppressed:
 		return fmt.Sprintf("%s not shown: more than are shown in a minute", count(n.Count, "finding"))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -305,4 +306,73 @@ func compareCaptured(r *result, wire []*tracedLife, file string) {
 		text, _ := exec.Command("tcpdump", "-nr", file).Output()
 		t.Log(fmt.Sprintf("the capture:\n%s", text))
 	}
+}
+
+// TestKernelJoined holds a recording and a capture of the same time together: they tell
+// the same, but of a socket that a reset does not reach, though it is captured.
+func TestKernelJoined(t *testing.T) {
+	requireKernel(t)
+	if _, err := exec.LookPath("tcpdump"); err != nil {
+		unavailable(t, "there is no tcpdump: %v", err)
+	}
+	inNetNS(t, func(ns *netns) {
+		t := ns.t
+		recording := filepath.Join(t.TempDir(), "both.tct")
+		tr := trace(ns, "-w", recording)
+		d := ns.dump("lo")
+		playClientFirst(ns)
+		playHalfClose(ns)
+		playRefused(ns)
+		playSelf(ns)
+		listener, client, server := ns.connected()
+		server.deafen()
+		client.reset()
+		server.hear()
+		deaf := server.addr()
+		server.close() // its FIN meets no socket
+		listener.close()
+		lives := tr.oracle.settle(ns)
+		capture := d.finish()
+		r := tr.result()
+		ns.checkDisturbance(lives, r.traced(), r.passedOver())
+
+		for _, order := range [][]string{{"-r", recording, "-r", capture}, {"-r", capture, "-r", recording}} {
+			var stdout, stderr bytes.Buffer
+			if status := run(append([]string{"-o", "json"}, order...), strings.NewReader(""), &stdout, &stderr); status != exitDone {
+				t.Fatalf("ended with status %d: %s", status, &stderr)
+			}
+			counts := make(map[string]int)
+			transitions := 0
+			for d := json.NewDecoder(&stdout); ; {
+				var l line
+				if err := d.Decode(&l); err == io.EOF {
+					break
+				} else if err != nil {
+					t.Fatal(err)
+				}
+				switch {
+				case l.Type == "transition":
+					transitions++
+					if l.Source == "packets" {
+						t.Errorf("shows what is inferred: %v", &l)
+					}
+				case l.Kind == "disagree":
+					counts[l.Kind]++
+					if want := "by the kernel L·SR·E·F1·C, by the packets L·SR·E·C"; !strings.HasPrefix(l.Reason, deaf.String()+" > ") || !strings.HasSuffix(l.Reason, want) {
+						t.Errorf("they disagree about %s, want of %v: %s", l.Reason, deaf, want)
+					}
+				case l.Kind == "joined":
+					counts[l.Reason] = l.Count
+				}
+			}
+			want := map[string]int{
+				"disagree": 1,
+				"sockets of which the kernel and the packets tell the same": 7,
+				"sockets of which they do not":                              1,
+			}
+			if !maps.Equal(counts, want) || transitions != len(r.transitions) {
+				t.Errorf("%d transitions, want %d; %v, want %v\n%s", transitions, len(r.transitions), counts, want, &stderr)
+			}
+		}
+	})
 }
