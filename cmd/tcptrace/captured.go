@@ -136,7 +136,7 @@ func (c *captured) remarks() []output.Notice {
 		{read.UnknownLink, output.NoticePackets, "packets of devices whose link type is not understood"},
 		{read.Undated, output.NoticePackets, "packets without a time, which have that of the one before"},
 		{read.Backwards, output.NoticePackets, "packets dated before the one before them, which have its time"},
-		{seen.Duplicates, output.NoticePackets, "segments captured twice, taken once"},
+		{seen.Duplicates, output.NoticePackets, "segments captured twice, or sent twice within 5 ms without any difference, taken once"},
 		{seen.Retransmits, output.NoticePackets, "segments retransmitted"},
 		{seen.OutOfOrder, output.NoticePackets, "segments out of order"},
 		{seen.NotCaptured, output.NoticePackets, "times that something sent was not captured"},
