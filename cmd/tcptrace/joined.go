@@ -174,6 +174,9 @@ func isSilent(j fsm.Judgement, e *events.Event) bool {
 	return e.End == fsm.EndExpired
 }
 
+// slack is how long before the first packet the step may be that has sent it.
+const slack = uint64(10 * time.Millisecond)
+
 // maxDisagreements bounds those that are told one by one.
 const maxDisagreements = 100
 
@@ -187,7 +190,7 @@ func (c *comparison) notices(from, to uint64) []output.Notice {
 	var list []output.Notice
 	agree, disagree, outside, unseen := uint64(0), uint64(0), uint64(0), uint64(0)
 	for _, k := range c.kernel.order {
-		if !k.whole || len(k.times) < 2 || k.times[1] < from || k.times[1] > to || k.remote.Port() == 0 {
+		if !k.whole || len(k.times) < 2 || k.times[1]+slack < from || k.times[1] > to || k.remote.Port() == 0 {
 			outside++
 			continue
 		}
