@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"io"
 	"maps"
 	"net/netip"
@@ -304,7 +303,7 @@ func compareCaptured(r *result, wire []*tracedLife, file string) {
 	}
 	if failed {
 		text, _ := exec.Command("tcpdump", "-nr", file).Output()
-		t.Log(fmt.Sprintf("the capture:\n%s", text))
+		t.Logf("the capture:\n%s", text)
 	}
 }
 

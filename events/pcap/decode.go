@@ -213,7 +213,7 @@ func (r *Reader) ipv6(b []byte, length int, s *Segment) bool {
 	}
 	next, at := b[6], fixed
 	for next != protoTCP {
-		size := 0
+		var size int
 		switch next {
 		case protoHopByHop, protoRouting, protoOptions, protoMobility, protoHIP, protoShim6:
 			size = 8

@@ -4,6 +4,7 @@ package pcaptest
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -209,7 +210,7 @@ func parseTcpdump(day time.Time, line string) (s Segment, err error) {
 	head, rest, ok := strings.Cut(line, ": Flags [")
 	words := strings.Fields(head)
 	if !ok || len(words) != 5 {
-		return s, fmt.Errorf("no segment")
+		return s, errors.New("no segment")
 	}
 	at, err := time.Parse("15:04:05.000000", words[0])
 	if err != nil {
