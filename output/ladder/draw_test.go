@@ -14,7 +14,10 @@ import (
 	"tcptrace/events"
 	"tcptrace/events/eventstest"
 	"tcptrace/fsm"
+	"tcptrace/fsm/lifecycle"
+	"tcptrace/output"
 	"tcptrace/output/ladder"
+	"tcptrace/output/outputtest"
 )
 
 func options() *ladder.Options {
@@ -166,6 +169,33 @@ func TestWriteFails(t *testing.T) {
 type broken struct{}
 
 func (broken) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+func TestSinks(t *testing.T) {
+	for name, open := range map[string]func(io.Writer) ladder.Drawer{"text": text(options()), "picture": svg(options())} {
+		t.Run(name, func(t *testing.T) {
+			outputtest.TestSink(t, func(w io.Writer) output.Sink { return open(w) })
+		})
+	}
+}
+
+// What is known of an end may be anything: it can be drawn, by itself and with any
+// other, and is escaped.
+func TestAnyEnds(t *testing.T) {
+	lives := []*lifecycle.Lifecycle{outputtest.Lifecycle(), outputtest.UnknownLifecycle(), outputtest.ExtremeLifecycle(), {}, nil}
+	for _, a := range lives {
+		for _, b := range lives {
+			if a == nil && b == nil {
+				continue
+			}
+			l := ladder.New(a, b)
+			for _, makeDrawer := range []func(io.Writer) ladder.Drawer{text(options()), svg(options())} {
+				if drawn := draw(t, makeDrawer, l); strings.ContainsAny(drawn, "\x1b\a\t\u202e") || !utf8.ValidString(drawn) {
+					t.Errorf("not escaped: %q", drawn)
+				}
+			}
+		}
+	}
+}
 
 // Whatever a recording says happened, it can be drawn.
 func FuzzDraw(f *testing.F) {

@@ -229,6 +229,14 @@ func TestHandshakeNotMeasured(t *testing.T) {
 	}
 }
 
+// With a SYN cookie nobody knows when the SYN came.
+func TestSYNCookie(t *testing.T) {
+	l := only(t, script((*eventstest.Script).SYNCookie))
+	if s := l.Ends[ladder.Right].Steps[1]; s.State != fsm.SynRcvd || s.Entered != 0 || s.HasDwell {
+		t.Errorf("%+v", s)
+	}
+}
+
 // ends says which cookies were drawn together.
 func ends(drawn []*ladder.Ladder) []string {
 	var list []string

@@ -66,8 +66,8 @@ const svgHead = `<svg xmlns="http://www.w3.org/2000/svg" class="tcpladder" viewB
 <rect class="ground" width="%[1]d" height="%[2]d"/>
 `
 
-// SVG draws one document with all ladders, below each other. It is written by Close,
-// as its height is known only then.
+// SVG draws one document with all ladders, below each other. It is written at the
+// end, as its height is known only then.
 type SVG struct {
 	output.Discard
 	w       io.Writer
@@ -76,6 +76,7 @@ type SVG struct {
 	y       int
 	drawn   int
 	beyond  uint64
+	written bool
 }
 
 var _ Drawer = (*SVG)(nil)
@@ -102,8 +103,18 @@ func (s *SVG) Draw(l *Ladder) error {
 	return nil
 }
 
+// Summary implements [output.Sink]: nothing comes after it.
+func (s *SVG) Summary(*output.Summary) error { return s.write() }
+
 // Close implements [output.Sink]. It does not close the underlying writer.
-func (s *SVG) Close() error {
+func (s *SVG) Close() error { return s.write() }
+
+// write writes the document, once.
+func (s *SVG) write() error {
+	if s.written {
+		return nil
+	}
+	s.written = true
 	if s.beyond > 0 {
 		s.text("faint", timeInset, s.y+14, "", fmt.Sprintf("and %d more, which are not drawn", s.beyond))
 		s.y += 30
