@@ -538,9 +538,9 @@ func BenchmarkObserve(b *testing.B) {
 
 // TestForget: what is forgotten is given back once, and counted no more.
 func TestForget(t *testing.T) {
-	tracker := NewTracker(0)
+	tracker := lifecycle.NewTracker(0)
 	e := events.Event{Time: 5, Cookie: events.WireCookie(7, true), Seq: 1, From: fsm.FinWait1, To: fsm.TimeWait, Source: events.SourcePackets, Wire: &events.Wire{AtMost: true}, Entered: 2}
-	var tr Transition
+	var tr lifecycle.Transition
 	tracker.Observe(&e, &tr)
 	if !tr.AtMost || tr.AtLeast || tr.Dwell != 3 || tr.Verdict != fsm.Legal {
 		t.Errorf("observed %+v, want at most 3 ns, legal", tr)
@@ -552,7 +552,7 @@ func TestForget(t *testing.T) {
 	if l == nil || tracker.Count(fsm.TimeWait) != 0 {
 		t.Fatalf("forgot %v, %d are still in TIME_WAIT", l, tracker.Count(fsm.TimeWait))
 	}
-	var c Lifecycle
+	var c lifecycle.Lifecycle
 	if l.Lifecycle(9, &c); c.Cookie != e.Cookie || !c.Open || len(c.Path) != 2 {
 		t.Errorf("forgot %+v", c)
 	}
