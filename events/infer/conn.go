@@ -75,6 +75,8 @@ type conn struct {
 	second int8
 	self   bool
 	ipv6   bool
+	// proven: of an earlier one, an end has shown that it was still there.
+	proven bool
 	closed bool // is among those that are over
 	// unsure: the capture begins within it, and whether the one who was the first to close
 	// in the capture really was the first is not known.

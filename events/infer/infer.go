@@ -217,8 +217,12 @@ func (f *Follower) add(key tuple, x int, s *pcap.Segment) *conn {
 // one that begins with it, the one before, or none.
 func (f *Follower) place(c *conn, x int, s *pcap.Segment) *conn {
 	e, y := &c.ends[x], &c.ends[c.peer(x)]
+	if c.earlier != nil && s.Flags.Has(segment.SYN|segment.ACK) {
+		f.endEarlier(c, x)
+	}
 	switch {
 	case c.earlier != nil && f.isEarlier(c, x, s):
+		f.proveEarlier(c.earlier, x, s)
 		return c.earlier
 	case s.Flags.Has(segment.RST):
 		return c
@@ -266,13 +270,37 @@ func (f *Follower) isEarlier(c *conn, x int, s *pcap.Segment) bool {
 	return e.state == fsm.SynSent && s.Flags.Has(segment.RST)
 }
 
+// proveEarlier: an end answers a SYN as one that is synchronised, which it then was.
+func (f *Follower) proveEarlier(c *conn, x int, s *pcap.Segment) {
+	e := &c.ends[x]
+	if c.proven || s.Flags.Has(segment.RST) || !e.live() {
+		return
+	}
+	c.proven = true
+	o := segment.Receive(e.state, segment.Received{Flags: segment.SYN, At: segment.Outside})
+	if o.Finding == segment.FindingSYN {
+		f.finding(c, x, "RFC 9293 3.10.7.4 SYN", fmt.Sprintf("%v: the peer begins anew, as if there were no connection", o.Finding))
+	}
+}
+
+// endEarlier: an end takes part in a new connection, so that the one before had ended.
+func (f *Follower) endEarlier(c *conn, x int) {
+	if c.earlier.ends[x].live() {
+		f.emit(c.earlier, x, fsm.Closed, &events.Wire{Judgement: forgottenGap}, false)
+	}
+	c.earlier = nil
+}
+
+// forgottenGap judges the end of a connection that was not seen.
+var forgottenGap = fsm.Judgement{Verdict: fsm.Gap, Reason: "a new connection begins: how this one ended was not on the wire"}
+
 // renew begins a connection anew between the ends of one.
 func (f *Follower) renew(c *conn, x int, s *pcap.Segment) *conn {
 	var earlier *conn
 	if c.over() {
 		f.reuse(c, x, s)
 	} else {
-		earlier = f.forgotten(c, x, s)
+		earlier = f.forgotten(c, x)
 	}
 	key, e := c.tuple, c.ends[x]
 	f.remove(c) // which may become the new one
@@ -283,19 +311,11 @@ func (f *Follower) renew(c *conn, x int, s *pcap.Segment) *conn {
 }
 
 // forgotten deals with a SYN in the middle of a connection: its sender knows nothing of
-// that any more.
-func (f *Follower) forgotten(c *conn, x int, s *pcap.Segment) *conn {
+// that any more. It returns the connection if the other end may still know of it.
+func (f *Follower) forgotten(c *conn, x int) *conn {
 	e, y := &c.ends[x], c.peer(x)
-	if p := &c.ends[y]; y != x && !p.assumed {
-		o := segment.Receive(p.state, segment.Received{Flags: s.Flags, At: segment.Outside})
-		if o.Finding == segment.FindingSYN {
-			f.finding(c, y, "RFC 9293 3.10.7.4 SYN", fmt.Sprintf("%v: the peer begins anew, as if there were no connection", o.Finding))
-		}
-	}
 	if e.live() && !e.assumed {
-		f.emit(c, x, fsm.Closed, &events.Wire{Judgement: fsm.Judgement{
-			Verdict: fsm.Gap, Reason: "it begins anew: how this connection ended was not on the wire",
-		}}, false)
+		f.emit(c, x, fsm.Closed, &events.Wire{Judgement: forgottenGap}, false)
 	}
 	if y == x || !c.ends[y].live() || c.ends[y].assumed {
 		return nil

@@ -240,13 +240,23 @@ func TestInference(t *testing.T) {
 			1100 a>b S 9000 0 0
 			1101 b>a S. 7000 9001 0
 			1102 a>b . 9001 7001 0`, append(opened[:4:4],
-			"100 b ESTABLISHED>ESTABLISHED ≤98 illegal: SYN in a synchronised state: the peer begins anew, as if there were no connection (before: SYN_RCVD -> ESTABLISHED)",
-			"100 a ESTABLISHED>CLOSED 98 gap: it begins anew: how this connection ended was not on the wire",
+			"100 a ESTABLISHED>CLOSED 98 gap: a new connection begins: how this one ended was not on the wire",
 			"100 a CLOSED>SYN_SENT - legal",
+			"101 b ESTABLISHED>ESTABLISHED ≤99 illegal: SYN in a synchronised state: the peer begins anew, as if there were no connection (before: SYN_RCVD -> ESTABLISHED)",
 			"102 b ESTABLISHED>CLOSED 100 abort: reset by the peer",
 			"1101 b LISTEN>SYN_RCVD - legal",
 			"1102 a SYN_SENT>ESTABLISHED 1002 legal",
 			"1102 b SYN_RCVD>ESTABLISHED ≥1 legal"), infer.Counts{Retransmits: 1, Open: 1}},
+		{"a SYN that is answered: that the connection had ended was not captured", open + `
+			900 a>b S 9000 0 0
+			901 b>a S. 7000 9001 0
+			902 a>b . 9001 7001 0`, append(opened[:4:4],
+			"900 a ESTABLISHED>CLOSED 898 gap: a new connection begins: how this one ended was not on the wire",
+			"900 a CLOSED>SYN_SENT - legal",
+			"901 b ESTABLISHED>CLOSED ≤899 gap: a new connection begins: how this one ended was not on the wire",
+			"901 b LISTEN>SYN_RCVD - legal",
+			"902 a SYN_SENT>ESTABLISHED 2 legal",
+			"902 b SYN_RCVD>ESTABLISHED ≥1 legal"), infer.Counts{Open: 1}},
 		{"the SYN again is none", `
 			0 a>b S 100 0 0
 			1000 a>b S 100 0 0
