@@ -84,7 +84,9 @@ type conn struct {
 	at                uint64 // of its last segment
 	// earlier is the connection of the same ends that one of them has forgotten and the
 	// other has not. Its earlier is nil.
-	earlier      *conn
+	earlier *conn
+	// reopened: of an earlier one in TIME_WAIT, what there is to say if it is reopened.
+	reopened     fsm.Judgement
 	newer, older *conn // by use
 }
 
@@ -108,6 +110,16 @@ func (e *end) live() bool { return e.state != 0 && e.state != fsm.Closed && e.st
 // over reports whether nothing more can be expected of the connection: it may be begun
 // anew.
 func (c *conn) over() bool { return !c.ends[0].live() && !c.ends[1].live() }
+
+// gone reports whether nothing of the connection is there any more.
+func (c *conn) gone() bool {
+	for i := range c.ends {
+		if s := c.ends[i].state; s != 0 && s != fsm.Closed {
+			return false
+		}
+	}
+	return true
+}
 
 // list is a ring by use: its own newer is the oldest, its older the newest.
 type list struct{ conn }

@@ -262,7 +262,7 @@ func distance(a, b uint32) uint32 { return min(a-b, b-a) }
 func (f *Follower) isEarlier(c *conn, x int, s *pcap.Segment) bool {
 	e := &c.ends[x]
 	switch {
-	case s.Flags.Has(segment.SYN), c.earlier.over():
+	case s.Flags.Has(segment.SYN), c.earlier.gone():
 		return false
 	case e.state == 0:
 		return !s.Flags.Has(segment.RST) || s.Ack != c.ends[c.peer(x)].next
@@ -285,7 +285,10 @@ func (f *Follower) proveEarlier(c *conn, x int, s *pcap.Segment) {
 
 // endEarlier: an end takes part in a new connection, so that the one before had ended.
 func (f *Follower) endEarlier(c *conn, x int) {
-	if c.earlier.ends[x].live() {
+	switch e := &c.earlier.ends[x]; {
+	case e.state == fsm.TimeWait:
+		f.emit(c.earlier, x, fsm.Closed, &events.Wire{Trigger: "rcv SYN", Judgement: c.earlier.reopened}, false)
+	case e.live():
 		f.emit(c.earlier, x, fsm.Closed, &events.Wire{Judgement: forgottenGap}, false)
 	}
 	c.earlier = nil
@@ -298,7 +301,7 @@ var forgottenGap = fsm.Judgement{Verdict: fsm.Gap, Reason: "a new connection beg
 func (f *Follower) renew(c *conn, x int, s *pcap.Segment) *conn {
 	var earlier *conn
 	if c.over() {
-		f.reuse(c, x, s)
+		earlier = f.reuse(c, x, s)
 	} else {
 		earlier = f.forgotten(c, x)
 	}
@@ -325,28 +328,30 @@ func (f *Follower) forgotten(c *conn, x int) *conn {
 	return &old
 }
 
-// reuse ends TIME_WAIT where a new connection takes the ports, and judges that.
-func (f *Follower) reuse(c *conn, x int, s *pcap.Segment) {
-	for i := range c.ends {
-		e := &c.ends[i]
-		if e.state != fsm.TimeWait {
-			continue
+// reuse judges that a new connection takes the ports of one in TIME_WAIT. The end that
+// begins it shows by that that it is in TIME_WAIT no more; the other one by its SYN,ACK,
+// until when it is returned.
+func (f *Follower) reuse(c *conn, x int, s *pcap.Segment) *conn {
+	var judgement fsm.Judgement
+	e, y := &c.ends[x], c.peer(x)
+	above := !e.sent || segment.Before(e.next, s.Seq) || e.next == s.Seq
+	later := e.hasStamp && s.HasStamp && segment.Before(e.stamp, s.Stamp)
+	if !above && !later && !s.Flags.Has(segment.ACK) {
+		judgement = fsm.Judgement{
+			Verdict: fsm.Illegal, Rule: "RFC 9293 3.6.1 TIME-WAIT for 2 MSL",
+			Reason: fmt.Sprintf("reopened within 2 MSL by a SYN whose sequence number is %d below what was sent before, without a later time stamp", e.next-s.Seq),
 		}
-		wire := &events.Wire{Trigger: "rcv SYN"}
-		if i == x {
-			wire.Trigger = "active OPEN / snd SYN"
-		}
-		before := &c.ends[x] // the end that begins anew, as it was
-		above := !before.sent || segment.Before(before.next, s.Seq) || before.next == s.Seq
-		later := before.hasStamp && s.HasStamp && segment.Before(before.stamp, s.Stamp)
-		if !above && !later {
-			wire.Judgement = fsm.Judgement{
-				Verdict: fsm.Illegal, Rule: "RFC 9293 3.6.1 TIME-WAIT for 2 MSL",
-				Reason: fmt.Sprintf("reopened within 2 MSL by a SYN whose sequence number is %d below what was sent before, without a later time stamp", before.next-s.Seq),
-			}
-		}
-		f.emit(c, i, fsm.Closed, wire, i != x)
 	}
+	if e.state == fsm.TimeWait {
+		f.emit(c, x, fsm.Closed, &events.Wire{Trigger: "active OPEN / snd SYN", Judgement: judgement}, false)
+	}
+	if y == x || c.ends[y].state != fsm.TimeWait {
+		return nil
+	}
+	old := *c
+	old.earlier, old.newer, old.older, old.reopened = nil, nil, nil, judgement
+	c.ends[y].state = fsm.Closed // which is told of by the copy
+	return &old
 }
 
 // segment takes a segment of a connection that is known.

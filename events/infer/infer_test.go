@@ -273,6 +273,27 @@ func TestInference(t *testing.T) {
 		{"TIME_WAIT reused against the rule", closed + "1000 a>b S 50 0 0", append(closedLines[:len(closedLines):len(closedLines)],
 			"1000 a TIME_WAIT>CLOSED 979 illegal: reopened within 2 MSL by a SYN whose sequence number is 52 below what was sent before, without a later time stamp (before: FIN_WAIT_1 -> TIME_WAIT)",
 			"1000 a CLOSED>SYN_SENT - legal"), infer.Counts{Open: 1, HalfOpen: 1}},
+		{"TIME_WAIT of the other end, which does not let itself be reopened", otherClosed + `
+			1000 a>b S 50 0 0
+			1001 b>a . 502 102 0
+			1002 a>b R 102 0 0
+			2000 a>b S 50 0 0
+			2001 b>a S. 9000 51 0`, append(otherClosedLines[:len(otherClosedLines):len(otherClosedLines)],
+			"1000 a CLOSED>SYN_SENT - legal",
+			"1002 b TIME_WAIT>CLOSED ≥981 abort: reset by the peer",
+			"2001 b LISTEN>SYN_RCVD - legal"), infer.Counts{Open: 1, HalfOpen: 1, Retransmits: 1}},
+		{"TIME_WAIT of the other end, reopened against the rule", otherClosed + `
+			1000 a>b S 50 0 0
+			1001 b>a S. 9000 51 0`, append(otherClosedLines[:len(otherClosedLines):len(otherClosedLines)],
+			"1000 a CLOSED>SYN_SENT - legal",
+			"1001 b TIME_WAIT>CLOSED 980 illegal: reopened within 2 MSL by a SYN whose sequence number is 52 below what was sent before, without a later time stamp (before: FIN_WAIT_1 -> TIME_WAIT)",
+			"1001 b LISTEN>SYN_RCVD - legal"), infer.Counts{Open: 1, HalfOpen: 1}},
+		{"TIME_WAIT of the other end, reopened as it may be", otherClosed + `
+			1000 a>b S 5000 0 0
+			1001 b>a S. 9000 5001 0`, append(otherClosedLines[:len(otherClosedLines):len(otherClosedLines)],
+			"1000 a CLOSED>SYN_SENT - legal",
+			"1001 b TIME_WAIT>CLOSED 980 linux: a new connection took its ports",
+			"1001 b LISTEN>SYN_RCVD - legal"), infer.Counts{Open: 1, HalfOpen: 1}},
 		{"TIME_WAIT over", closed + "70000 a>b S 50 0 0", append(closedLines[:len(closedLines):len(closedLines)],
 			"70000 a CLOSED>SYN_SENT - legal"), infer.Counts{Open: 1, HalfOpen: 1}},
 		{"TIME_WAIT reset", closed + "30 b>a R 502 0 0", append(closedLines[:len(closedLines):len(closedLines)],
@@ -360,6 +381,19 @@ var closedLines = append(opened[:4:4],
 	"20 b CLOSE_WAIT>LAST_ACK 0 legal",
 	"21 a FIN_WAIT_1>TIME_WAIT 11 legal",
 	"21 b LAST_ACK>CLOSED ≥1 legal")
+
+const otherClosed = open + `
+	10 b>a F. 501 101 0
+	20 a>b F. 101 502 0
+	21 b>a . 502 102 0
+`
+
+var otherClosedLines = append(opened[:4:4],
+	"10 b ESTABLISHED>FIN_WAIT_1 ≤8 legal",
+	"20 a ESTABLISHED>CLOSE_WAIT 18 legal",
+	"20 a CLOSE_WAIT>LAST_ACK 0 legal",
+	"21 b FIN_WAIT_1>TIME_WAIT 11 legal",
+	"21 a LAST_ACK>CLOSED ≥1 legal")
 
 // TestForgotten: memory is bounded, by the one that was still for longest.
 func TestForgotten(t *testing.T) {

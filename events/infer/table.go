@@ -31,7 +31,7 @@ func (f *Follower) settle(c *conn) {
 	if c.newer == nil || c.closed || !c.over() {
 		return
 	}
-	c.closed, c.earlier = true, nil
+	c.closed = true
 	c.unlink()
 	f.over.add(c)
 }
@@ -43,12 +43,20 @@ func (f *Follower) expire() {
 	}
 }
 
-// remove forgets a connection.
-func (f *Follower) remove(c *conn) {
+// leave gives up the ends of a connection that are in TIME_WAIT.
+func (f *Follower) leave(c *conn) {
 	for i := range c.ends {
 		if c.ends[i].state == fsm.TimeWait {
 			f.gone = append(f.gone, Gone{events.WireCookie(c.id, int8(i) == c.second)})
 		}
+	}
+}
+
+// remove forgets a connection.
+func (f *Follower) remove(c *conn) {
+	f.leave(c)
+	if c.earlier != nil {
+		f.leave(c.earlier)
 	}
 	if f.keeper != nil {
 		f.keeper.removed(c.id, f.now)
