@@ -329,7 +329,7 @@ func (f *Follower) forgotten(c *conn, x int) *conn {
 }
 
 // reuse judges that a new connection takes the ports of one in TIME_WAIT. The end that
-// begins it shows by that that it is in TIME_WAIT no more; the other one by its SYN,ACK,
+// begins it is, by that, in TIME_WAIT no more; the other one by its SYN,ACK,
 // until when it is returned.
 func (f *Follower) reuse(c *conn, x int, s *pcap.Segment) *conn {
 	var judgement fsm.Judgement
