@@ -192,8 +192,8 @@ func (r *rings) read() ([]byte, error) {
 	}
 }
 
-// hurry has the next read that finds nothing say so at once.
-func (r *rings) hurry() { r.bell.SetDeadline(time.Unix(0, 1)) }
+// idleWithin has the next read that finds nothing say so by then, once.
+func (r *rings) idleWithin(d time.Duration) { r.bell.SetDeadline(time.Now().Add(d)) }
 
 // flush lets read run to its end.
 func (r *rings) flush() error { return r.bell.Flush() }

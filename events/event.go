@@ -383,10 +383,11 @@ func (e *Event) HasRemote() bool { return e.Remote.Port() != 0 }
 
 // EndsPending reports whether the kernel had not yet assigned an end of the
 // socket, which the next record of the socket shows: the local port in
-// CLOSED→SYN_SENT, the ends of a child in LISTEN→SYN_RCVD.
+// CLOSED→SYN_SENT, and in CLOSED→LISTEN without bind, the ends of a child in
+// LISTEN→SYN_RCVD.
 func (e *Event) EndsPending() bool {
 	switch {
-	case e.From == fsm.Closed && e.To == fsm.SynSent:
+	case e.From == fsm.Closed && (e.To == fsm.SynSent || e.To == fsm.Listen):
 		return e.Local.Port() == 0
 	case e.From == fsm.Listen && e.To == fsm.SynRcvd:
 		return !e.HasRemote()
@@ -649,6 +650,7 @@ const (
 	KindIdle                       // nothing more for now: a time to flush
 	KindWalked                     // Record.Walked
 	KindName                       // Record.Name
+	KindClock                      // Record.Clock
 	// KindGone: the socket of Record.Event, by its identity, is over, though nothing shows
 	// when that was.
 	KindGone
@@ -661,6 +663,7 @@ type Record struct {
 	Loss   Loss
 	Walked Walked
 	Name   Name
+	Clock  ClockStep
 	// Until is of KindIdle: what came before that time, as Event.Time, has been
 	// delivered; 0 where that is not known.
 	Until uint64

@@ -35,7 +35,12 @@ func AppendEscaped(b, text []byte) []byte {
 // look at JSON in terminals.
 func AppendJSONString[T string | []byte](b []byte, text T) []byte {
 	b = append(b, '"')
-	for _, r := range string(text) {
+	plain := 0
+	for plain < len(text) && isPlain(text[plain]) {
+		plain++
+	}
+	b = append(b, text[:plain]...)
+	for _, r := range string(text[plain:]) {
 		switch {
 		case r == '"' || r == '\\':
 			b = append(b, '\\', byte(r))
@@ -50,6 +55,9 @@ func AppendJSONString[T string | []byte](b []byte, text T) []byte {
 	}
 	return append(b, '"')
 }
+
+// isPlain reports whether the byte stands for itself in a JSON string, as nearly all do.
+func isPlain(c byte) bool { return c >= ' ' && c <= '~' && c != '"' && c != '\\' }
 
 func appendUnicode(b []byte, r rune) []byte {
 	return append(b, '\\', 'u', hex[r>>12&15], hex[r>>8&15], hex[r>>4&15], hex[r&15])

@@ -18,7 +18,6 @@ import (
 type JSON struct {
 	w     *bufio.Writer
 	clock events.Clock
-	line  []byte // reused
 	// The start of a time stamp up to the second, which few events change.
 	second int64
 	stamp  []byte
@@ -32,7 +31,7 @@ func NewJSON(w io.Writer, clock events.Clock) *JSON {
 // Transition implements [Sink]. It does not allocate.
 func (j *JSON) Transition(t *lifecycle.Transition) error {
 	e := t.Event
-	b := j.appendTime(append(j.line[:0], `{"type":"transition"`...), "time", j.clock.Time(e.Time))
+	b := j.appendTime(append(j.begin(), `{"type":"transition"`...), "time", j.clock.Time(e.Time))
 	b = appendSocket(b, e.Cookie, e.Generation)
 	if e.Seq != 0 {
 		b = appendNumber(b, "seq", uint64(e.Seq))
@@ -106,7 +105,7 @@ func dwellAtLeast(c *lifecycle.Lifecycle, s fsm.State) bool {
 
 // Lifecycle implements [Sink]. It does not allocate.
 func (j *JSON) Lifecycle(c *lifecycle.Lifecycle) error {
-	b := appendSocket(append(j.line[:0], `{"type":"lifecycle"`...), c.Cookie, c.Generation)
+	b := appendSocket(append(j.begin(), `{"type":"lifecycle"`...), c.Cookie, c.Generation)
 	if role := c.Role.String(); role != "" {
 		b = appendWord(b, "role", role)
 	}
@@ -316,7 +315,7 @@ func (j *JSON) Stuck(s *lifecycle.Stuck) error {
 	if s.Resolved {
 		kind = `{"type":"resolved"`
 	}
-	b := j.appendTime(append(j.line[:0], kind...), "time", j.clock.Time(s.Time))
+	b := j.appendTime(append(j.begin(), kind...), "time", j.clock.Time(s.Time))
 	b = appendSocket(b, s.Cookie, s.Generation)
 	b = appendWord(b, "state", s.State.String())
 	if s.To != 0 {
@@ -390,7 +389,7 @@ func hasSocket(s *lifecycle.Stuck) bool {
 
 // Notice implements [Sink].
 func (j *JSON) Notice(n *Notice) error {
-	b := append(j.line[:0], `{"type":"notice"`...)
+	b := append(j.begin(), `{"type":"notice"`...)
 	if !n.Time.IsZero() {
 		b = j.appendTime(b, "time", n.Time)
 	}
@@ -406,7 +405,7 @@ func (j *JSON) Notice(n *Notice) error {
 
 // Summary implements [Sink].
 func (j *JSON) Summary(s *Summary) error {
-	b := append(j.line[:0], `{"type":"summary"`...)
+	b := append(j.begin(), `{"type":"summary"`...)
 	b = appendNumber(b, "transitions", s.Transitions)
 	b = appendNumber(b, "connections", s.Connections)
 	b = appendNumber(b, "illegal", s.Illegal)
@@ -433,9 +432,20 @@ func (j *JSON) Flush() error {
 // Close implements [Sink]. It does not close the underlying writer.
 func (j *JSON) Close() error { return j.Flush() }
 
+// roomyLine is more than nearly all lines take.
+const roomyLine = 2 << 10
+
+// begin returns the free part of the buffer, so that a line is made where it is written
+// from. An error of making room is returned by end as well.
+func (j *JSON) begin() []byte {
+	if j.w.Available() < roomyLine {
+		_ = j.w.Flush()
+	}
+	return j.w.AvailableBuffer()
+}
+
 func (j *JSON) end(b []byte) error {
-	j.line = append(b, '}', '\n')
-	if _, err := j.w.Write(j.line); err != nil {
+	if _, err := j.w.Write(append(b, '}', '\n')); err != nil {
 		return fmt.Errorf("write results: %w", err)
 	}
 	return nil
@@ -451,11 +461,14 @@ func (j *JSON) appendTime(b []byte, name string, t time.Time) []byte {
 		j.stamp = t.UTC().AppendFormat(j.stamp[:0], "2006-01-02T15:04:05.")
 	}
 	b = append(b, j.stamp...)
-	for unit, rest := 100_000_000, t.Nanosecond(); unit > 0; unit /= 10 {
-		b = append(b, '0'+byte(rest/unit))
-		rest %= unit
-	}
+	n := uint32(t.Nanosecond())
+	b = appendThree(appendThree(appendThree(b, n/1e6), n/1e3%1e3), n%1e3)
 	return append(b, 'Z', '"')
+}
+
+// appendThree appends a number below 1000 with all its digits.
+func appendThree(b []byte, n uint32) []byte {
+	return append(b, '0'+byte(n/100), '0'+byte(n/10%10), '0'+byte(n%10))
 }
 
 func appendNumber(b []byte, name string, n uint64) []byte {

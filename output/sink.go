@@ -56,6 +56,9 @@ const (
 	NoticePackets NoticeKind = "packets"
 	// NoticeSuppressed: Count findings were not shown, as there were too many.
 	NoticeSuppressed NoticeKind = "suppressed"
+	// NoticeClock: the wall clock of the host was set; Reason says by how much. What
+	// came before has the dates of the clock before. Count is 0.
+	NoticeClock NoticeKind = "clock"
 )
 
 // Notice is something that the reader of the results must know to trust them.

@@ -100,21 +100,21 @@ func (j *joined) closeOpen() error {
 }
 
 // comparison holds what the kernel told of sockets against what packets did.
-type comparison struct{ kernel, wire sightings }
+type comparison struct{ kernel, wire tellings }
 
-// maxSightings bounds the sockets of one side.
-const maxSightings = 1 << 18
+// maxTellings bounds the sockets of one side.
+const maxTellings = 1 << 18
 
-// sightings are the sockets that one side has told of.
-type sightings struct {
-	byID    map[socketID]*sighting
-	order   []*sighting
+// tellings are the sockets that one side has told of.
+type tellings struct {
+	byID    map[socketID]*telling
+	order   []*telling
 	dropped uint64
 }
 
-// sighting is one socket, as one side tells of it. States that lead to themselves are
+// telling is one socket, as one side tells of it. States that lead to themselves are
 // left out.
-type sighting struct {
+type telling struct {
 	local, remote netip.AddrPort
 	states        []fsm.State
 	times         []uint64 // of each; 0: not known
@@ -126,7 +126,7 @@ type sighting struct {
 }
 
 // take adds a transition, at a time of the capture's clock.
-func (s *sightings) take(e *events.Event, at uint64) {
+func (s *tellings) take(e *events.Event, at uint64) {
 	switch {
 	case e.Source == events.SourceSnapshot, e.Cookie == 0, e.From == fsm.Listen && e.To == fsm.Closed, e.To == fsm.Listen:
 		return // of no connection, or nothing that happened
@@ -134,14 +134,14 @@ func (s *sightings) take(e *events.Event, at uint64) {
 	id := socketID{e.Cookie, e.Generation}
 	t := s.byID[id]
 	if t == nil {
-		if len(s.order) >= maxSightings {
+		if len(s.order) >= maxTellings {
 			s.dropped++
 			return
 		}
 		if s.byID == nil {
-			s.byID = make(map[socketID]*sighting)
+			s.byID = make(map[socketID]*telling)
 		}
-		t = &sighting{states: []fsm.State{e.From}, times: []uint64{0}}
+		t = &telling{states: []fsm.State{e.From}, times: []uint64{0}}
 		t.whole = e.From == fsm.Closed || e.From == fsm.Listen
 		s.byID[id] = t
 		s.order = append(s.order, t)
@@ -182,7 +182,7 @@ const maxDisagreements = 100
 
 // notices says what came of it for sockets that begin within the time that both have.
 func (c *comparison) notices(from, to uint64) []output.Notice {
-	byEnds := make(map[[2]netip.AddrPort][]*sighting)
+	byEnds := make(map[[2]netip.AddrPort][]*telling)
 	for _, w := range c.wire.order {
 		key := [2]netip.AddrPort{w.local, w.remote}
 		byEnds[key] = append(byEnds[key], w)
@@ -229,11 +229,11 @@ func (c *comparison) notices(from, to uint64) []output.Notice {
 	return list
 }
 
-// nearest returns the sighting by packets that begins nearest to the kernel's, in time,
+// nearest returns what the packets tell that begins nearest to the kernel's, in time,
 // of those that are not another's.
-func nearest(list []*sighting, k *sighting) *sighting {
-	var best *sighting
-	apart := func(w *sighting) uint64 {
+func nearest(list []*telling, k *telling) *telling {
+	var best *telling
+	apart := func(w *telling) uint64 {
 		a, b := w.times[1], k.times[1]
 		return max(a, b) - min(a, b)
 	}
@@ -250,7 +250,7 @@ func nearest(list []*sighting, k *sighting) *sighting {
 const late = uint64(time.Second)
 
 // difference says where both do not tell the same of a socket, "" if they do.
-func difference(k, w *sighting, to uint64) string {
+func difference(k, w *telling, to uint64) string {
 	kernel, wire := k.states, w.states
 	kernelTimes := k.times
 	if i := slices.Index(wire, fsm.TimeWait); i > 0 && wire[i-1] == fsm.FinWait1 && slices.Contains(kernel, fsm.FinWait2) {

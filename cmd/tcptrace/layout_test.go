@@ -38,7 +38,9 @@ var mayImport = map[string][]string{
 	},
 	"output/otlp/otlptest": {"go.opentelemetry.io/proto/...", "google.golang.org/protobuf/..."},
 	"output/outputtest":    {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output"},
+	"cmd/bench":            {"github.com/cilium/ebpf/...", "golang.org/x/sys/..."},
 	"cmd/tcptrace":         {"..."},
+	"cmd/vmtest":           {"golang.org/x/sys/...", "github.com/klauspost/compress/zstd"},
 }
 
 // onlyImporters, with what is below them, are of libraries that the program itself does

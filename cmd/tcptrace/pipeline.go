@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"slices"
@@ -133,6 +134,10 @@ func (p *pipeline) take(r *events.Record) error {
 	case events.KindGone:
 		p.tracker.Forget(r.Event.Cookie, r.Event.Generation)
 		return nil
+	case events.KindClock:
+		return p.sink.Notice(&output.Notice{
+			Kind: output.NoticeClock, Reason: clockWords(p.clock.Step(r.Clock)), Time: p.clock.Time(r.Clock.Time),
+		})
 	case events.KindLoss:
 		if r.Loss.Reason.Records() {
 			p.summary.Lost += r.Loss.Count
@@ -170,6 +175,15 @@ func (p *pipeline) walkEnded(w *events.Walked) error {
 		}
 	}
 	return p.view.walkEnded(w)
+}
+
+// clockWords says by how much the wall clock was set forward.
+func clockWords(by time.Duration) string {
+	by = by.Round(time.Millisecond) // it is known no better
+	if by < 0 {
+		return fmt.Sprintf("the wall clock was set back by %v", -by)
+	}
+	return fmt.Sprintf("the wall clock was set forward by %v", by)
 }
 
 // wantsPlace reports whether the filter wants a socket for its cgroup. Where the

@@ -49,7 +49,10 @@ type live struct {
 	idle    bool
 	losses  bpf.Losses
 	pending []events.Loss
-	checkAt uint64 // when to look at the losses again
+	checkAt uint64           // when to look at the losses again
+	clockAt uint64           // when to look at the wall clock again
+	offset  int64            // its offset then
+	step    events.ClockStep // which is to be delivered; Time 0: none is
 
 	walks   walks
 	walking chan walked // of the walk that goes on; nil: none does
@@ -61,8 +64,8 @@ type live struct {
 // walks says when the sockets that are there are walked: at the start, and then
 // with this time between, if it is not 0.
 type walks struct {
-	every time.Duration
-	only  bool // nothing is traced: once, and that is the end
+	every time.Duration // at least, see walkRest
+	only  bool          // nothing is traced: once, and that is the end
 }
 
 // walked is what came of a walk.
@@ -71,9 +74,21 @@ type walked struct {
 	err error
 }
 
+// walkRest bounds the time for which nothing is walked after a walk that took long, as
+// where there are a thousand network namespaces, or its reader was slow: else it is
+// walkShare times as long.
+const walkRest = uint64(time.Minute)
+
 // settle is how long a record may be behind others in the ring that are
 // younger: a CPU takes the time, then, a moment later, its place.
 const settle = uint64(5 * time.Millisecond)
+
+// The wall clock is looked at so often, and was set if it is off by so much: it is read
+// to a microsecond, but for a moment in which the host does not run this.
+const (
+	clockInterval = uint64(100 * time.Millisecond)
+	clockStep     = int64(5 * time.Millisecond)
+)
 
 // lossInterval is how often the loss counters are read.
 const lossInterval = uint64(time.Second)
@@ -93,7 +108,7 @@ func openLive(o *bpf.Options, walks walks) (*live, error) {
 		return nil, errors.Join(err, tracer.Close())
 	}
 	l := &live{
-		tracer: tracer, clock: events.Clock{Offset: offset},
+		tracer: tracer, clock: events.NewClock(offset), offset: offset,
 		start: start, checkAt: start + lossInterval, walks: walks,
 	}
 	l.walk(start)
@@ -141,7 +156,7 @@ func (l *live) checkWalk(now uint64) {
 	case w := <-l.walking:
 		l.walking = nil
 		l.cancel()
-		l.walkAt = now + uint64(l.walks.every)
+		l.walkAt = now + max(uint64(l.walks.every), min(walkShare*(w.Time-w.Start), walkRest))
 		l.walked = w.Walked
 		if w.err != nil { // what is traced is as good without
 			l.walked.Failed, l.walked.Unseen = true, w.err.Error()
@@ -158,6 +173,11 @@ func (l *live) Next(r *events.Record) error {
 		if at := l.walked.Time; at != 0 && at <= l.until && !l.order.Waits(at) {
 			r.Kind, r.Walked = events.KindWalked, l.walked
 			l.walked = events.Walked{}
+			return nil
+		}
+		if at := l.step.Time; at != 0 && at <= l.until && !l.order.Waits(at) {
+			r.Kind, r.Clock = events.KindClock, l.step
+			l.step = events.ClockStep{}
 			return nil
 		}
 		if l.order.Pop(l.until, &r.Event) {
@@ -211,6 +231,9 @@ func (l *live) read() error {
 		}
 		l.idle = true
 		l.until = now - settle
+		if l.order.Waits(now) { // it would wait for as long again
+			l.tracer.IdleWithin(time.Duration(settle))
+		}
 		return l.look(now)
 	case errors.Is(err, io.EOF):
 		l.ended = true
@@ -223,10 +246,30 @@ func (l *live) read() error {
 // look does what is due beside reading.
 func (l *live) look(now uint64) error {
 	l.checkWalk(now)
+	if err := l.checkClock(now); err != nil {
+		return err
+	}
 	if now < l.checkAt {
 		return nil
 	}
 	return l.checkLosses(now)
+}
+
+// checkClock looks whether the wall clock was set.
+func (l *live) checkClock(now uint64) error {
+	if now < l.clockAt || l.step.Time != 0 {
+		return nil
+	}
+	l.clockAt = now + clockInterval
+	offset, err := bpf.ClockOffset()
+	if by := offset - l.offset; err != nil || -clockStep < by && by < clockStep {
+		return err
+	}
+	if now, err = bpf.Now(); err != nil {
+		return err
+	}
+	l.offset, l.step = offset, events.ClockStep{Time: now, Offset: offset}
+	return nil
 }
 
 // Stop implements [source]. It takes effect when Next reads again, which an idle
@@ -324,7 +367,16 @@ func (l *live) header() (capture.Header, error) {
 	return capture.Header{
 		Start: l.start, ClockOffset: l.clock.Offset,
 		Kernel: release, BootID: strings.TrimSpace(string(bootID)), Program: programName(),
+		Unmeasured: bounded(l.Unmeasured()),
 	}, nil
+}
+
+// bounded cuts texts to what a recording keeps of one.
+func bounded(texts []string) []string {
+	for i, text := range texts {
+		texts[i] = text[:min(len(text), events.MaxName)]
+	}
+	return texts
 }
 
 // replay reads from a recording.
@@ -332,6 +384,7 @@ type replay struct {
 	name   string
 	reader *capture.Reader
 	file   io.Closer
+	clock  events.Clock
 	limit  uint64 // last time wanted
 	last   uint64 // time of the last record
 	stop   atomic.Bool
@@ -360,6 +413,7 @@ func newReplay(name string, in io.Reader, file io.Closer, duration time.Duration
 	if r.reader, err = capture.NewReader(in); err != nil {
 		return nil, errors.Join(r.explain(err), r.file.Close())
 	}
+	r.clock = events.NewClock(r.reader.Header().ClockOffset)
 	if duration > 0 {
 		r.limit = r.reader.Header().Start + uint64(duration)
 	}
@@ -402,6 +456,8 @@ func (r *replay) Next(rec *events.Record) error {
 		at = rec.Loss.Time
 	case events.KindWalked:
 		at = rec.Walked.Time
+	case events.KindClock:
+		at = rec.Clock.Time
 	case events.KindName:
 		at = r.last
 	}
@@ -412,11 +468,11 @@ func (r *replay) Next(rec *events.Record) error {
 	return nil
 }
 
-// Unmeasured implements [source]: what is not in the records is not known.
-func (r *replay) Unmeasured() []string { return nil }
+// Unmeasured implements [source]: what was not, when it was recorded.
+func (r *replay) Unmeasured() []string { return r.reader.Header().Unmeasured }
 
 func (r *replay) Stop()               { r.stop.Store(true) }
-func (r *replay) Clock() events.Clock { return r.reader.Header().Clock() }
+func (r *replay) Clock() events.Clock { return r.clock }
 func (r *replay) Start() uint64       { return r.reader.Header().Start }
 
 // End returns when the recording was ended, or when what was read of it ends.

@@ -94,8 +94,11 @@ const (
 )
 
 // IsConnection reports whether it is, or was to become, a connection: it is no
-// listener.
-func (l *Life) IsConnection() bool { return l.flags&lifeListener == 0 }
+// listener, and more than the closing of a socket that was closed already.
+func (l *Life) IsConnection() bool {
+	stayedClosed := l.steps == 1 && l.path[0] == fsm.Closed
+	return l.flags&lifeListener == 0 && !stayedClosed
+}
 
 // InMinisock reports whether a minisock has taken over: the socket is closed, and
 // the kernel keeps TIME_WAIT, or FIN_WAIT_2, without it.

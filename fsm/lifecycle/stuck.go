@@ -239,6 +239,9 @@ func (s *Stuck) AppendHint(b []byte) []byte {
 func (s *Stuck) appendHint(b []byte) []byte {
 	switch s.State {
 	case fsm.SynSent:
+		if s.HasSnapshot && s.Snapshot.SendQueue == 0 {
+			return append(b, "the SYN waits for data of the process (TCP_FASTOPEN_CONNECT)"...)
+		}
 		if !s.HasSnapshot || s.Snapshot.Unanswered == 0 {
 			return append(b, "no answer to the SYN"...)
 		}

@@ -315,7 +315,7 @@ func lostRecords(n uint32) string {
 }
 
 func (t *Tracker) find(id socketID) (place int32, found bool) {
-	place = t.index.entries[t.index.find(t.lives, id)]
+	place = t.index.entries[t.index.find(t.lives, id)].place
 	return place, place != 0
 }
 

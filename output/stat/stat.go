@@ -98,18 +98,26 @@ func (s *Sink) Lifecycle(*lifecycle.Lifecycle) error { return nil }
 // Notice implements [output.Sink]. It counts losses.
 func (s *Sink) Notice(n *output.Notice) error {
 	if n.Kind == output.NoticeLost {
-		s.losses = append(s.losses, loss{uint64(n.Time.UnixNano() - s.clock.Offset), n.Reason, n.Count})
+		s.losses = append(s.losses, loss{s.clock.Boot(n.Time), n.Reason, n.Count})
 	}
 	return s.Sink.Notice(n)
 }
 
-// Advance shows the windows that are over by the given time.
+// maxSilence bounds the windows that are shown of a time in which nothing came, as when
+// the host slept, or in a recording that says that it did for ages.
+const maxSilence = 1000
+
+// Advance shows the windows that are over by the given time, but no more than maxSilence.
 func (s *Sink) Advance(now uint64) error {
 	interval := uint64(s.options.Interval)
 	if interval == 0 {
 		return nil
 	}
-	for now >= s.window.Start && now-s.window.Start >= interval {
+	for shown := 0; now >= s.window.Start && now-s.window.Start >= interval; shown++ {
+		if shown == maxSilence {
+			s.window.Start = now - (now-s.window.Start)%interval
+			break
+		}
 		if err := s.show(s.window.Start+interval, false); err != nil {
 			return err
 		}
