@@ -61,6 +61,10 @@ func (n *Notice) Words() string {
 		return "growing: " + n.Reason
 	case NoticeUnseen:
 		return "not looked at: " + n.Reason
+	case NoticeDisagree:
+		return "kernel and packets disagree: " + n.Reason
+	case NoticePackets, NoticeJoined:
+		return fmt.Sprintf("%s: %d", n.Reason, n.Count)
 	case NoticeSuppressed:
 		return fmt.Sprintf("%s not shown: more than are shown in a minute", count(n.Count, "finding"))
 	case NoticeClock:

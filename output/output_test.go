@@ -164,7 +164,7 @@ func TestTextOfLifecycles(t *testing.T) {
 		{"wide", output.TextOptions{Wide: true}, []string{
 			"TIME                           PID COMM             LADDR                                   LPORT RADDR                                   RPORT     TX     RX         MS SOCKET       NETNS      ROLE      SHAKE_MS   RTT_MS  RETR PATH                                              CLOSE",
 			"2026-11-23T20:01:03.000000   22384 curl             10.0.0.1                                63446 10.0.0.2                                   80     78    188  62000.000 1f           4026531840 active      12.345    0.042     1 SS 12.3ms·E 988ms·F1 40.0µs·F2 1.00s·TW 60.0s     finished, local first, TIME_WAIT expired after 60.0s",
-			"2026-11-23T20:00:05.000000       - -                -                                           - -                                           -      -      -          - -            0          -                -        -     - SS -·SR…                                          open",
+			"2026-11-23T20:00:05.000000       - -                -                                           - -                                           -      -      -          - -            -          -                -        -     - SS -·SR…                                          open",
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -41,7 +41,12 @@ func agentOver(t *testing.T, recording string, args ...string) (metrics, found s
 	check(t, err)
 	filter, err := f.filter.parse()
 	check(t, err)
-	source, err := openReplay("testdata/recordings/"+recording, nil, 0)
+	name := "testdata/recordings/" + recording
+	in, file, err := openInput(name, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := newReplay(name, in, file, 0)
 	check(t, err)
 	defer source.Close()
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -393,18 +394,25 @@ type replay struct {
 	stop   atomic.Bool
 }
 
-// openReplay opens a recording, "-" being stdin. Beyond the duration, 0 for
-// none, it is not read.
-func openReplay(name string, stdin io.Reader, duration time.Duration) (*replay, error) {
-	r := &replay{name: name, limit: ^uint64(0), file: io.NopCloser(nil)}
-	in := stdin
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, err
-		}
-		in, r.file = f, f
+// openInput opens a file, "-" being stdin, to look at its beginning.
+func openInput(name string, stdin io.Reader) (*bufio.Reader, io.Closer, error) {
+	if name == "-" {
+		return bufio.NewReaderSize(stdin, inputSize), io.NopCloser(nil), nil
 	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	return bufio.NewReaderSize(f, inputSize), f, nil
+}
+
+// inputSize is of the buffer in front of what is read.
+const inputSize = 256 << 10
+
+// newReplay reads a recording. Beyond the duration, 0 for none, it is not read. After
+// an error the file is closed.
+func newReplay(name string, in io.Reader, file io.Closer, duration time.Duration) (*replay, error) {
+	r := &replay{name: name, limit: ^uint64(0), file: file}
 	var err error
 	r.in = in
 	if r.reader, err = capture.NewReader(in); err != nil {

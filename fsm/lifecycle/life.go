@@ -148,8 +148,8 @@ func (l *Life) observe(t *Transition) {
 		l.visit(e.From)
 		l.entered = 0
 	}
-	// Of a lower bound is told in the first state alone.
-	hasDwell := t.HasDwell && (!t.AtLeast || l.flags&lifeAtLeast != 0 && e.From == l.path[0])
+	// Of a lower bound is told in the first state alone; packets bound most of them.
+	hasDwell := t.HasDwell && (!t.AtLeast || e.Wire != nil || l.flags&lifeAtLeast != 0 && e.From == l.path[0])
 	if e.From != e.To {
 		if hasDwell {
 			l.dwell.spend(e.From, e.Entered, e.Time)
@@ -168,7 +168,7 @@ func (l *Life) observe(t *Transition) {
 	}
 	l.prev, l.last = e.From, e.To
 	l.identify(e)
-	if e.Source == events.SourceTracepoint {
+	if e.Source == events.SourceTracepoint || e.Wire != nil && e.Wire.Counted {
 		l.count(e)
 	}
 }
@@ -273,7 +273,7 @@ func (l *Life) begin(t *Transition) {
 	case e.From == fsm.Closed && e.To == fsm.SynSent:
 		l.role, l.start = RoleActive, e.Time
 		l.flags |= lifeBegun
-	case t.AtLeast:
+	case t.AtLeast && e.Wire == nil:
 		l.start = e.Entered
 		l.flags |= lifeSince | lifeAtLeast
 	}
@@ -283,7 +283,7 @@ func (l *Life) begin(t *Transition) {
 func (l *Life) open(t *Transition) {
 	e := t.Event
 	switch {
-	case e.From == fsm.SynRcvd && l.role == RolePassive && t.HasDwell && !t.AtLeast:
+	case e.From == fsm.SynRcvd && l.role == RolePassive && t.HasDwell && (!t.AtLeast || e.Wire != nil):
 		// The child was born at the final ACK; its dwell is from the SYN on.
 		l.start = e.Entered
 		if e.To != fsm.Closed {

@@ -28,6 +28,9 @@ type Options struct {
 	// Ports returns how full the local ports are at a time, the fullest first. It is
 	// asked at the end of each window; nil: that is not wanted.
 	Ports func(at uint64) []Ports
+	// Packets: all of it is inferred from packets, and times are those at the point of
+	// capture, be they bounds of those at the ends or not.
+	Packets bool
 	// Counted returns what the kernel side has counted by [Bounds]. It is asked at the
 	// end of each window; nil: everything comes as a transition.
 	Counted output.Counter
@@ -297,7 +300,7 @@ func (w *Window) add(t *lifecycle.Transition) {
 	w.Tally.add(t)
 	if timed(t) {
 		c.Dwell.observe(t)
-		if h := w.hists[t.From]; h != nil && t.HasDwell && !t.AtLeast {
+		if h := w.hists[t.From]; h != nil && t.HasDwell && !atLeast(t) {
 			h.add(t.Dwell, 1)
 		}
 	}
@@ -348,12 +351,19 @@ func timed(t *lifecycle.Transition) bool {
 	return t.From != t.To && t.From != fsm.Closed && t.From.Known() && !born
 }
 
+// atLeast reports whether the time that the transition ends is a lower bound. Packets
+// tell the time between two of them exactly.
+func atLeast(t *lifecycle.Transition) bool { return t.AtLeast && t.Wire == nil }
+
+// Inferred reports whether the window is inferred from packets.
+func (w *Window) Inferred() bool { return w.options.Packets }
+
 // observe adds the time that the transition ends.
 func (d *Dwell) observe(t *lifecycle.Transition) {
 	switch {
 	case !t.HasDwell:
 		d.Unknown++
-	case t.AtLeast:
+	case atLeast(t):
 		d.AtLeast++
 	default:
 		d.add(t.Dwell)
