@@ -42,11 +42,9 @@ func agentOver(t *testing.T, recording string, args ...string) (metrics, found s
 	filter, err := f.filter.parse()
 	check(t, err)
 	name := "testdata/recordings/" + recording
-	in, file, err := openInput(name, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	source, err := newReplay(name, in, file, 0)
+	in, err := openInput(name, nil)
+	check(t, err)
+	source, err := newReplay(in, 0)
 	check(t, err)
 	defer source.Close()
 

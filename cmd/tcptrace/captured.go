@@ -18,42 +18,59 @@ import (
 
 // captured infers transitions from a capture of packets.
 type captured struct {
-	name    string
-	reader  *pcap.Reader
-	infers  *infer.Follower
-	file    io.Closer
-	segment pcap.Segment // the next, if ahead
-	ahead   bool
-	start   uint64
-	limit   uint64 // last time wanted
-	last    uint64 // time of the last segment
-	rested  bool   // an idle moment was told since
-	ended   bool
-	stop    atomic.Bool
+	in         *input
+	maxSockets int
+	reader     *pcap.Reader
+	infers     *infer.Follower
+	segment    pcap.Segment // the next, if ahead
+	ahead      bool
+	start      uint64
+	limit      uint64 // last time wanted
+	last       uint64 // time of the last segment
+	rested     bool   // an idle moment was told since
+	ended      bool
+	stop       atomic.Bool
 }
 
-// openCaptured opens a capture. Beyond the duration, 0 for none, it is not read.
-func openCaptured(name string, in io.Reader, file io.Closer, duration time.Duration, maxSockets int) (*captured, error) {
-	c := &captured{name: name, file: file, limit: ^uint64(0), infers: infer.New(max(maxSockets/2, 1))}
-	var err error
-	if c.reader, err = pcap.NewReader(in); err != nil {
-		return nil, c.explain(err)
-	}
-	// When it begins is for the views to know.
-	switch err = c.reader.Next(&c.segment); {
-	case errors.Is(err, io.EOF):
-		c.ended = true
-	case err != nil:
-		c.reader.Close()
-		return nil, c.explain(err)
-	default:
-		c.ahead, c.start = true, c.segment.Time
-		c.last = c.start
+// newCaptured reads a capture. Beyond the duration, 0 for none, it is not read. After an
+// error the file is closed.
+func newCaptured(in *input, duration time.Duration, maxSockets int) (*captured, error) {
+	c := &captured{in: in, maxSockets: maxSockets, limit: ^uint64(0)}
+	if err := c.begin(); err != nil {
+		return nil, errors.Join(err, in.close())
 	}
 	if duration > 0 {
 		c.limit = c.start + uint64(duration)
 	}
 	return c, nil
+}
+
+// begin begins with the first packet: when the capture begins is for the views to know.
+func (c *captured) begin() error {
+	reader, err := pcap.NewReader(c.in.Reader)
+	if err != nil {
+		return c.explain(err)
+	}
+	switch err = reader.Next(&c.segment); {
+	case errors.Is(err, io.EOF):
+		c.ended, c.ahead = true, false
+	case err != nil:
+		reader.Close()
+		return c.explain(err)
+	default:
+		c.ended, c.ahead, c.start, c.last = false, true, c.segment.Time, c.segment.Time
+	}
+	c.reader, c.infers, c.rested = reader, infer.New(max(c.maxSockets/2, 1)), false
+	return nil
+}
+
+// rewind implements [recorded].
+func (c *captured) rewind() error {
+	if err := c.in.rewind(); err != nil {
+		return err
+	}
+	c.reader.Close()
+	return c.begin()
 }
 
 // explain says what to do about an error of the reader.
@@ -72,7 +89,7 @@ func (c *captured) explain(err error) error {
 	if remedy == "" {
 		return err
 	}
-	return fmt.Errorf("read %s: %w%s", c.name, err, remedy)
+	return fmt.Errorf("read %s: %w%s", c.in.name, err, remedy)
 }
 
 // Next implements [source].
@@ -238,5 +255,5 @@ func (c *captured) End() uint64 { return c.last }
 // Close implements [source].
 func (c *captured) Close() error {
 	c.reader.Close()
-	return c.file.Close()
+	return c.in.close()
 }

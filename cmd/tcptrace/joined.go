@@ -69,6 +69,12 @@ func (j *joined) pump(until uint64) error {
 	return nil
 }
 
+// rewind implements [recorded].
+func (j *joined) rewind() error {
+	j.captureEnd, j.hasAhead, j.done, j.comparison = false, false, false, comparison{}
+	return errors.Join(j.replay.rewind(), j.capture.rewind())
+}
+
 // Unmeasured implements [source].
 func (j *joined) Unmeasured() []string { return nil }
 

@@ -382,41 +382,72 @@ func bounded(texts []string) []string {
 	return texts
 }
 
+// recorded is a source that is a file, and can be read again.
+type recorded interface {
+	source
+	// rewind begins again with the first record. Standard input has to be a file for that.
+	rewind() error
+}
+
 // replay reads from a recording.
 type replay struct {
-	name   string
+	in     *input
 	reader *capture.Reader
-	in     io.Reader
-	file   io.Closer
 	clock  events.Clock
 	limit  uint64 // last time wanted
 	last   uint64 // time of the last record
 	stop   atomic.Bool
 }
 
-// openInput opens a file, "-" being stdin, to look at its beginning.
-func openInput(name string, stdin io.Reader) (*bufio.Reader, io.Closer, error) {
-	if name == "-" {
-		return bufio.NewReaderSize(stdin, inputSize), io.NopCloser(nil), nil
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, nil, err
-	}
-	return bufio.NewReaderSize(f, inputSize), f, nil
+// input is a file that -r names, "-" being standard input.
+type input struct {
+	*bufio.Reader // to look at its beginning
+	name          string
+	from          io.Reader
 }
 
 // inputSize is of the buffer in front of what is read.
 const inputSize = 256 << 10
 
+func openInput(name string, stdin io.Reader) (*input, error) {
+	if name == "-" {
+		return &input{bufio.NewReaderSize(stdin, inputSize), name, stdin}, nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return &input{bufio.NewReaderSize(f, inputSize), name, f}, nil
+}
+
+// rewind goes back to the beginning.
+func (i *input) rewind() error {
+	from, ok := i.from.(io.Seeker)
+	if !ok {
+		return errors.New("standard input cannot be read again")
+	}
+	if _, err := from.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("read %s again: %w", i.name, err)
+	}
+	i.Reset(i.from)
+	return nil
+}
+
+// close closes the file. Standard input is not ours.
+func (i *input) close() error {
+	if file, ok := i.from.(io.Closer); ok && i.name != "-" {
+		return file.Close()
+	}
+	return nil
+}
+
 // newReplay reads a recording. Beyond the duration, 0 for none, it is not read. After
 // an error the file is closed.
-func newReplay(name string, in io.Reader, file io.Closer, duration time.Duration) (*replay, error) {
-	r := &replay{name: name, limit: ^uint64(0), file: file}
+func newReplay(in *input, duration time.Duration) (*replay, error) {
+	r := &replay{in: in, limit: ^uint64(0)}
 	var err error
-	r.in = in
-	if r.reader, err = capture.NewReader(in); err != nil {
-		return nil, errors.Join(r.explain(err), r.file.Close())
+	if r.reader, err = capture.NewReader(in.Reader); err != nil {
+		return nil, errors.Join(r.explain(err), in.close())
 	}
 	r.clock = events.NewClock(r.reader.Header().ClockOffset)
 	if duration > 0 {
@@ -425,16 +456,12 @@ func newReplay(name string, in io.Reader, file io.Closer, duration time.Duration
 	return r, nil
 }
 
-// rewind begins again with the first record. Standard input has to be a file for that.
+// rewind implements [recorded].
 func (r *replay) rewind() error {
-	again, ok := r.in.(io.Seeker)
-	if !ok {
-		return errors.New("standard input cannot be read again")
+	if err := r.in.rewind(); err != nil {
+		return err
 	}
-	if _, err := again.Seek(0, io.SeekStart); err != nil {
-		return fmt.Errorf("read the recording again: %w", err)
-	}
-	reader, err := capture.NewReader(r.in)
+	reader, err := capture.NewReader(r.in.Reader)
 	if err != nil {
 		return r.explain(err)
 	}
@@ -459,7 +486,7 @@ func (r *replay) explain(err error) error {
 	if remedy == "" {
 		return err // of the file system, which names the file
 	}
-	return fmt.Errorf("read %s: %w%s", r.name, err, remedy)
+	return fmt.Errorf("read %s: %w%s", r.in.name, err, remedy)
 }
 
 func (r *replay) Next(rec *events.Record) error {
@@ -512,5 +539,5 @@ func (r *replay) End() uint64 {
 
 func (r *replay) Close() error {
 	r.reader.Close()
-	return r.file.Close()
+	return r.in.close()
 }

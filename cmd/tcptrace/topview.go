@@ -36,9 +36,9 @@ type topView struct {
 	ctx            context.Context // done: a recording is to leave the screen, too
 	stderr         io.Writer
 	maxConnections int
-	file           string  // the recording
-	noTimeWait     bool    // TIME_WAIT is not measured, or was not once
-	replay         *replay // nil: live
+	file           string   // the recording
+	noTimeWait     bool     // TIME_WAIT is not measured, or was not once
+	replay         recorded // nil: live
 	screen         screen
 	screenErr      error // of closing it
 
@@ -80,7 +80,7 @@ func newTopView(ctx context.Context, p *pipeline, first *tui.Request, maxConnect
 		questions: make(chan question), over: make(chan struct{}),
 		by: first.By, filterLine: first.Filter, begun: p.filter,
 	}
-	v.replay, _ = p.source.(*replay)
+	v.replay, _ = p.source.(recorded)
 	p.source = observed{p.source, v}
 	p.sink = topSink{v: v}
 	v.restart(p.source.Start())

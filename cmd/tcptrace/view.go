@@ -390,16 +390,16 @@ func (f *viewFlags) openFiles(stdin io.Reader, filter *filter, log *slog.Logger)
 // openFile opens a file of -r, which says by its first bytes what it is. Without a filter
 // it may be a capture whatever is asked for.
 func (f *viewFlags) openFile(name string, stdin io.Reader, filter *filter, log *slog.Logger) (source, error) {
-	in, file, err := openInput(name, stdin)
+	in, err := openInput(name, stdin)
 	if err != nil {
 		return nil, err
 	}
 	begin, err := in.Peek(pcap.MagicSize)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, errors.Join(err, file.Close())
+		return nil, errors.Join(err, in.close())
 	}
 	if !pcap.Recognize(begin) {
-		r, err := newReplay(name, in, file, f.duration)
+		r, err := newReplay(in, f.duration)
 		if err != nil {
 			return nil, err
 		}
@@ -408,11 +408,11 @@ func (f *viewFlags) openFile(name string, stdin io.Reader, filter *filter, log *
 		return r, nil
 	}
 	if flag := f.meaningless(filter); flag != "" {
-		return nil, errors.Join(usagef("%s and a capture of packets exclude each other: packets do not tell it", flag), file.Close())
+		return nil, errors.Join(usagef("%s and a capture of packets exclude each other: packets do not tell it", flag), in.close())
 	}
-	c, err := openCaptured(name, in, file, f.duration, f.maxConnections)
+	c, err := newCaptured(in, f.duration, f.maxConnections)
 	if err != nil {
-		return nil, errors.Join(err, file.Close())
+		return nil, err
 	}
 	log.Info("reading a capture", "file", name, "start", c.Clock().Time(c.Start()))
 	return c, nil
