@@ -73,23 +73,13 @@ func (c *captured) rewind() error {
 	return c.begin()
 }
 
-// explain says what to do about an error of the reader.
 func (c *captured) explain(err error) error {
-	remedy := ""
-	switch {
-	case errors.Is(err, pcap.ErrForeign):
-		remedy = ": make one with tcpdump -w FILE"
-	case errors.Is(err, pcap.ErrCutOff):
-		remedy = ": what made it was killed, its disk was full, it still runs, or the copy is not complete; all that came before is shown"
-	case errors.Is(err, pcap.ErrCorrupt):
-		remedy = ": copy it again if there is another; all that came before is shown"
-	case errors.Is(err, pcap.ErrLinkType):
-		remedy = ": capture on a network device, or on any"
-	}
-	if remedy == "" {
-		return err
-	}
-	return fmt.Errorf("read %s: %w%s", c.in.name, err, remedy)
+	const shown = "all that came before is shown"
+	return c.in.explain(err,
+		remedy{pcap.ErrForeign, "make one with tcpdump -w FILE"},
+		remedy{pcap.ErrCutOff, "what made it was killed, its disk was full, it still runs, or the copy is not complete; " + shown},
+		remedy{pcap.ErrCorrupt, "copy it again if there is another; " + shown},
+		remedy{pcap.ErrLinkType, "capture on a network device, or on any"})
 }
 
 // Next implements [source].

@@ -441,6 +441,23 @@ func (i *input) close() error {
 	return nil
 }
 
+// remedy is what to do about an error.
+type remedy struct {
+	of   error
+	text string
+}
+
+// explain says of which file an error of its reader is, and what to do about it. Those of
+// the file system name the file themselves.
+func (i *input) explain(err error, remedies ...remedy) error {
+	for _, r := range remedies {
+		if errors.Is(err, r.of) {
+			return fmt.Errorf("read %s: %w: %s", i.name, err, r.text)
+		}
+	}
+	return err
+}
+
 // newReplay reads a recording. Beyond the duration, 0 for none, it is not read. After
 // an error the file is closed.
 func newReplay(in *input, duration time.Duration) (*replay, error) {
@@ -470,23 +487,13 @@ func (r *replay) rewind() error {
 	return nil
 }
 
-// explain says what to do about an error of the reader.
 func (r *replay) explain(err error) error {
-	remedy := ""
-	switch {
-	case errors.Is(err, capture.ErrForeign):
-		remedy = ": make one with tcptrace -w FILE"
-	case errors.Is(err, capture.ErrNewer):
-		remedy = ": update tcptrace"
-	case errors.Is(err, capture.ErrTruncated):
-		remedy = ": the tracer was killed, its disk was full, it still runs, or the copy is not complete; all that came before is shown"
-	case errors.Is(err, capture.ErrCorrupt):
-		remedy = ": copy it again if there is another; all that came before is shown"
-	}
-	if remedy == "" {
-		return err // of the file system, which names the file
-	}
-	return fmt.Errorf("read %s: %w%s", r.in.name, err, remedy)
+	const shown = "all that came before is shown"
+	return r.in.explain(err,
+		remedy{capture.ErrForeign, "make one with tcptrace -w FILE"},
+		remedy{capture.ErrNewer, "update tcptrace"},
+		remedy{capture.ErrTruncated, "the tracer was killed, its disk was full, it still runs, or the copy is not complete; " + shown},
+		remedy{capture.ErrCorrupt, "copy it again if there is another; " + shown})
 }
 
 func (r *replay) Next(rec *events.Record) error {
