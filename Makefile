@@ -4,15 +4,21 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 GO      ?= go
 ARGS    ?=
 FUZZTIME ?= 30s
-SOAK     ?= 10m
+SOAK     ?= 30m
+WALK     ?= 10m
+KERNEL   ?=
+RUN      ?=
 
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+# The tests that need TCPTRACE_FAULTS.
+FAULTS = ^TestKernel(ClockSet|Symbols|ThousandNamespaces|BornDuringWalk|MemoryHit)$$
 LDFLAGS = -s -w -X main.version=$(VERSION)
 export CGO_ENABLED = 0
 
-# What making and checking the C side needs, and the kernel tests (ss, ip, a terminal):
-# building and running need none.
-PACKAGES = clang-19 llvm-19 clang-format-19 libbpf-dev iproute2 tmux
+# What making and checking the C side needs, and the kernel tests (ss, ip, nft, a
+# terminal): building and running need none.
+PACKAGES = clang-19 llvm-19 clang-format-19 libbpf-dev iproute2 nftables tmux
 # What make test-web drives the browser with, from npm.
 BROWSER_MODULES = playwright-core@1.65.1 axe-core@4.14.1
 # What make bench loads the host with, and compares with.
@@ -62,6 +68,10 @@ test-web: ## the page of the agent in a real browser, as root: installs chromium
 	@npm install --silent --no-audit --no-fund --no-save --prefix $(TOOLS)/browser $(BROWSER_MODULES)
 	TCPTRACE_BROWSER=$(TOOLS)/browser TCPTRACE_REQUIRE_KERNEL=1 $(GO) test -count 1 -v -run '^TestBrowserPage$$' ./cmd/tcptrace
 
+.PHONY: test-vm
+test-vm: ## kernel tests on emulated machines with Debian's kernels; KERNEL='6.1 7.3' and RUN choose
+	$(GO) run ./cmd/vmtest -run '$(RUN)' $(KERNEL)
+
 .PHONY: race
 race: ## all tests with the race detector, which needs cgo and a C compiler
 	CGO_ENABLED=1 $(GO) test -race ./...
@@ -103,12 +113,24 @@ fuzz: ## each fuzz target for FUZZTIME
 	@for pkg in $$($(GO) list ./...); do \
 		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 			echo "$$pkg $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s $$pkg || exit 1; \
 		done; done
 
 .PHONY: soak
 soak: ## churn for SOAK, as root: the memory of the agent stays flat
 	TCPTRACE_REQUIRE_KERNEL=1 TCPTRACE_SOAK=$(SOAK) $(GO) test -count 1 -v -timeout 0 -run '^TestKernelSoak$$' ./cmd/tcptrace
+
+.PHONY: walk
+walk: ## random walks with new seeds for WALK, as root: see docs/walks.md
+	TCPTRACE_REQUIRE_KERNEL=1 TCPTRACE_WALK=$(WALK) $(GO) test -count 1 -v -timeout 0 -run '^TestKernelWalk$$' ./cmd/tcptrace
+
+.PHONY: faults
+faults: ## as root: the tests that set the clock and settings of this host, and put them back
+	TCPTRACE_REQUIRE_KERNEL=1 TCPTRACE_FAULTS=1 $(GO) test -count 1 -v -timeout 20m -run '$(FAULTS)' ./cmd/tcptrace
+
+.PHONY: vuln
+vuln: ## known vulnerabilities of what is linked; needs vuln.go.dev
+	$(GO) run $(GOVULNCHECK) ./cmd/tcptrace
 
 .PHONY: dist
 dist: ## static binaries, Debian packages, SBOMs and checksums in dist/

@@ -76,6 +76,9 @@ enum {
 /* Of include/net/sock.h: sending was shut, by close or shutdown. */
 #define SEND_SHUTDOWN 2
 
+/* Of include/uapi/asm-generic/errno.h: a socket destroyed, as by ss -K, ends with it. */
+#define ECONNABORTED 103
+
 /* Of include/linux/sched.h: a thread that belongs to the kernel. */
 #define PF_KTHREAD 0x00200000
 
@@ -84,11 +87,6 @@ enum sock_flags {
 	SOCK_DEAD,   /* orphan: no process holds it any more */
 	SOCK_DONE,   /* the peer's FIN has arrived */
 	SOCK_LINGER, /* SO_LINGER is on */
-};
-
-/* Likewise, of Linux 6.10 and later: a segment that no listener wants. */
-enum sk_rst_reason {
-	SK_RST_REASON_TCP_FLAGS,
 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -196,9 +194,10 @@ struct tcp_sock {
 	__u64 tcp_mstamp;    /* CLOCK_MONOTONIC in us when it last sent or received */
 	__u32 retrans_stamp; /* in SYN_SENT, when the SYN was sent: ms, or us */
 	__u8 tcp_usec_ts : 1;
-	__u32 rcv_tstamp; /* jiffies when the last segment came */
-	__u32 write_seq;  /* behind what the process has written, and the FIN */
-	__u32 snd_una;    /* what the peer has acknowledged */
+	__u32 rcv_tstamp;  /* jiffies when the last segment came */
+	__u32 write_seq;   /* behind what the process has written, and the FIN */
+	__u32 snd_una;     /* what the peer has acknowledged */
+	__u32 packets_out; /* segments sent and not acknowledged */
 	__u64 bytes_acked;
 	__u64 bytes_received;
 	__u64 bytes_sent;    /* payload, retransmissions too */

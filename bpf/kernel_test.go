@@ -32,6 +32,7 @@ import (
 // decided in init, as the package has no TestMain of its own.
 const (
 	envOpen   = "TCPTRACE_TEST_OPEN"   // try Open and print its error
+	envNow    = "TCPTRACE_TEST_NOW"    // print the clock of the records, and its offset
 	envListen = "TCPTRACE_TEST_LISTEN" // listen on this IPv4 address once
 )
 
@@ -40,6 +41,15 @@ func init() {
 	case os.Getenv(envOpen) != "":
 		_, err := Open(nil)
 		fmt.Printf("unsupported=%t %v", errors.Is(err, ErrUnsupported), err)
+		os.Exit(0)
+	case os.Getenv(envNow) != "":
+		now, err := Now()
+		offset, offsetErr := ClockOffset()
+		fmt.Println(now, offset)
+		if err = errors.Join(err, offsetErr); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		os.Exit(0)
 	case os.Getenv(envListen) != "":
 		at := netip.MustParseAddrPort(os.Getenv(envListen))
@@ -107,19 +117,6 @@ func newNetNS(t *testing.T) *netns {
 		return loopbackUp()
 	})
 	return ns
-}
-
-func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
-	if err != nil {
-		return err
-	}
-	lo, err := unix.NewIfreq("lo")
-	if err == nil {
-		lo.SetUint16(unix.IFF_UP)
-		err = unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
-	}
-	return errors.Join(err, unix.Close(fd))
 }
 
 // do runs a function inside the namespace.
@@ -882,5 +879,49 @@ func TestSelfTestIsNotSeen(t *testing.T) {
 		if e := &own[i]; e.NetNS == ns.inode {
 			t.Errorf("a record of the self-test: %+v", e)
 		}
+	}
+}
+
+// TestSelfTestElsewhere: where the tracer's own network namespace does not show the
+// timers, another one does, which leaves nothing either.
+func TestSelfTestElsewhere(t *testing.T) {
+	requireKernel(t)
+	for _, test := range []struct {
+		name  string
+		spoil func() error
+		want  string // what the self-test says there
+	}{
+		{"no minisocks", func() error { return os.WriteFile("/proc/sys/net/ipv4/tcp_max_tw_buckets", []byte("0"), 0) }, "tcp_max_tw_buckets"},
+		{"forced cookies", func() error { return os.WriteFile("/proc/sys/net/ipv4/tcp_syncookies", []byte("2"), 0) }, "tcp_syncookies"},
+		{"no loopback", func() error { return setLoopback(0) }, "127.0.0.1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bad, good := newNetNS(t), newNetNS(t)
+			bad.do(t, test.spoil)
+			var tracer *Tracer
+			bad.do(t, func() (err error) {
+				tracer, err = Open(nil)
+				return err
+			})
+			t.Cleanup(func() { check(t, tracer.Close()) })
+			if err := errors.Join(tracer.TimeWait(), tracer.HalfOpen()); err != nil {
+				t.Fatal(err)
+			}
+			cookie := good.leaveMinisock(t)
+			readUntil(t, tracer, func(e *events.Event) bool {
+				return e.Source == events.SourceTimeWait && e.Cookie == cookie && e.End == fsm.EndReset
+			})
+
+			// And there was a need.
+			v := &tracer.objects.tcptraceVariables
+			check(t, errors.Join(v.MinisockHandler.Set(uint64(0)), v.RequestHandler.Set(uint64(0))))
+			bad.do(t, func() error {
+				timeWait, halfOpen := tracer.tryTimers(v)
+				if err := errors.Join(timeWait, halfOpen); err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("there: %v, want %s", err, test.want)
+				}
+				return nil
+			})
+		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -53,30 +54,107 @@ func inNetNS(inodes []uint32, f func(inode uint32)) error {
 
 // roam calls f in each of the namespaces that are wanted, or with the error of entering
 // it, and goes home at the end: the first thread of a process does not end with its
-// goroutine.
+// goroutine. Where the process has ended by whose path a namespace was to be entered,
+// another way is looked for; the error is [fs.ErrNotExist] if there is none.
 func roam(spaces map[uint32]string, wanted func(inode uint32) bool, f func(inode uint32, err error) error) (err error) {
 	home, err := os.Open(ownNetNS)
 	if err != nil {
 		return err
 	}
 	away := false
-	defer func() {
-		if away { // it takes privileges
-			err = errors.Join(err, unix.Setns(int(home.Fd()), unix.CLONE_NEWNET))
+	goHome := func() error { // it takes privileges
+		if !away {
+			return nil
 		}
-		err = errors.Join(err, home.Close())
-	}()
-	for inode, path := range spaces {
-		if !wanted(inode) {
-			continue
+		away = false
+		return unix.Setns(int(home.Fd()), unix.CLONE_NEWNET)
+	}
+	defer func() { err = errors.Join(err, goHome(), home.Close()) }()
+	const tries = 4
+	for try := 1; len(spaces) > 0; try++ {
+		var missed []uint32
+		for inode, path := range spaces {
+			if !wanted(inode) {
+				continue
+			}
+			entered := enterNetNS(path, inode)
+			away = away || entered == nil
+			if errors.Is(entered, fs.ErrNotExist) && try < tries {
+				missed = append(missed, inode)
+				continue
+			}
+			if err := f(inode, entered); err != nil {
+				return err
+			}
 		}
-		entered := enterNetNS(path, inode)
-		away = away || entered == nil
-		if err := f(inode, entered); err != nil {
+		if len(missed) == 0 {
+			return nil
+		}
+		if err := goHome(); err != nil {
 			return err
+		}
+		_, found, _, err := findNetNS()
+		if err != nil {
+			return err
+		}
+		spaces = make(map[uint32]string, len(missed))
+		for _, inode := range missed {
+			if path, ok := found[inode]; ok {
+				spaces[inode] = path
+			}
+		}
+		for _, inode := range missed {
+			if _, ok := spaces[inode]; ok {
+				continue
+			}
+			if err := f(inode, fs.ErrNotExist); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// inFreshNetNS calls f on a thread in a network namespace that is made for it and goes
+// after it, in which the interface lo is up. That takes CAP_SYS_ADMIN and CAP_NET_ADMIN.
+func inFreshNetNS(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked, as in Walk
+		done <- func() (err error) {
+			home, err := os.Open(ownNetNS)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, home.Close()) }()
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return fmt.Errorf("make a network namespace: %w", err)
+			}
+			// The first thread of a process does not end with its goroutine.
+			defer func() { err = errors.Join(err, unix.Setns(int(home.Fd()), unix.CLONE_NEWNET)) }()
+			if err := loopbackUp(); err != nil {
+				return fmt.Errorf("set the interface lo up: %w", err)
+			}
+			return f()
+		}()
+	}()
+	return <-done
+}
+
+func loopbackUp() error { return setLoopback(unix.IFF_UP) }
+
+// setLoopback sets the flags of the interface lo in the thread's network namespace.
+func setLoopback(flags uint16) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	lo, err := unix.NewIfreq("lo")
+	if err == nil {
+		lo.SetUint16(flags)
+		err = unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
+	}
+	return errors.Join(err, unix.Close(fd))
 }
 
 // unknownNetNS counts processes whose namespace cannot be read.
@@ -153,7 +231,12 @@ func findMounted(spaces map[uint32]string) error {
 		return fmt.Errorf("list the mounts: %w", err)
 	}
 	defer f.Close()
-	lines := bufio.NewScanner(f)
+	return parseMounts(f, spaces)
+}
+
+// parseMounts adds those of a mountinfo, whose paths are anybody's.
+func parseMounts(mountinfo io.Reader, spaces map[uint32]string) error {
+	lines := bufio.NewScanner(mountinfo)
 	for lines.Scan() {
 		// 340 25 0:4 net:[4026532177] /run/netns/demo rw shared:182 - nsfs nsfs rw
 		fields := strings.Fields(lines.Text())

@@ -90,6 +90,11 @@ func Requirements() []Requirement {
 			Remedy:  older,
 		}, true, func() error { return haveHelper(asm.FnGetCurrentTaskBtf) }},
 		{Requirement{
+			Name:    "helper bpf_probe_read_kernel",
+			Purpose: "reading what programs may not reach directly",
+			Remedy:  "the kernel refuses it, as one that is locked down for confidentiality may (/sys/kernel/security/lockdown): boot it with lockdown=integrity or without",
+		}, true, haveProbeRead},
+		{Requirement{
 			Name:    "the program, loaded and attached",
 			Purpose: "everything",
 			Remedy:  "please report this with the kernel's version (uname -r)",
@@ -97,7 +102,7 @@ func Requirements() []Requirement {
 		{Requirement{
 			Name:     "timers of minisocks, shown by a connection on loopback",
 			Purpose:  "measuring TIME_WAIT; without them it is not measured, and tcptrace says so",
-			Remedy:   "the interface lo must be up (ip link set lo up) and let 127.0.0.1 through",
+			Remedy:   "run as root, who tries it in a network namespace of its own; or the interface lo must be up (ip link set lo up) and let 127.0.0.1 through",
 			Optional: true,
 		}, true, func() error { timeWait, _ := tryTimers(); return timeWait }},
 		{Requirement{
@@ -240,6 +245,18 @@ func haveStorageHelper() error {
 		asm.Mov.Imm(asm.R3, 0),
 		asm.Mov.Imm(asm.R4, 0),
 		asm.FnSkStorageGet.Call(),
+	})
+}
+
+// haveProbeRead loads a program that reads from the kernel's memory, which a kernel
+// that is locked down for confidentiality may refuse to all.
+func haveProbeRead() error {
+	return tryLoad(asm.Instructions{
+		asm.LoadMem(asm.R3, asm.R1, 0, asm.DWord),
+		asm.Mov.Reg(asm.R1, asm.RFP),
+		asm.Add.Imm(asm.R1, -8),
+		asm.Mov.Imm(asm.R2, 8),
+		asm.FnProbeReadKernel.Call(),
 	})
 }
 

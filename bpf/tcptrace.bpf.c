@@ -245,6 +245,7 @@ struct moment {
 	__u64 request;            /* timer of a request, just cancelled; 0: none */
 	__u32 isn;                /* tells the request from a later one at its address */
 	__u32 refused;            /* ports of a segment that a listener answered by a reset */
+	__u32 refused_ack;        /* what it acknowledges; 0: nothing */
 	__u64 refused_at;
 	__u64 born;       /* when a child was, whose request is still to go; 0: none */
 	__u32 born_ports; /* its; 0: it has none yet */
@@ -409,7 +410,8 @@ static __always_inline void update_owner(struct history *h, struct sock *sk, __u
 
 	if (inherited && h->holders)
 		h->owner = h->holder;
-	if (!in_call(sk))
+	/* Who destroys it (tcp_abort) is in a call on it, too, and did not use it. */
+	if (!in_call(sk) || (to == TCP_CLOSE && sk->sk_err == ECONNABORTED))
 		return;
 	if (to == TCP_SYN_SENT)
 		learn_owner(&h->owner, OWNER_CONNECT);
@@ -528,14 +530,16 @@ static __always_inline __u16 evidence(struct sock *sk, struct tcp_sock *tp)
 	return flags;
 }
 
+/* Where there is no peer, the address of one that the socket had before may be left. */
 static __always_inline void fill_ends(struct event *e, struct sock_common *skc, __u16 lport)
 {
 	if (skc->skc_family == AF_INET6) {
 		set_v6(e->laddr, &skc->skc_v6_rcv_saddr);
-		set_v6(e->raddr, &skc->skc_v6_daddr);
+		if (skc->skc_dport)
+			set_v6(e->raddr, &skc->skc_v6_daddr);
 	} else {
 		set_v4(e->laddr, skc->skc_rcv_saddr);
-		set_v4(e->raddr, skc->skc_daddr);
+		set_v4(e->raddr, skc->skc_dport ? skc->skc_daddr : 0);
 	}
 	e->lport = lport;
 	e->rport = bpf_ntohs(skc->skc_dport);
@@ -750,11 +754,15 @@ static __noinline int request_cancelled(struct timer_list *timer)
 	}
 	if (!tells_requests)
 		return 0;
-	/* The request is dropped at once after the reset, if that was for it. */
-	refused = m->refused == ports && now - m->refused_at < SHORTLY;
-	m->refused = 0;
 	m->request = (__u64)timer;
 	m->isn = BPF_CORE_READ((struct tcp_request_sock *)req, snt_isn);
+	/*
+	 * The request is dropped at once after the reset, if that was for it. It was not
+	 * where the segment acknowledges something else (tcp_check_req).
+	 */
+	refused = m->refused == ports && now - m->refused_at < SHORTLY &&
+	          (!m->refused_ack || m->refused_ack == m->isn + 1);
+	m->refused = 0;
 	return send_request(req, TCP_CLOSE, refused ? END_RESET_SENT : END_RESET,
 	                    EVENT_PROVISIONAL);
 }
@@ -904,7 +912,7 @@ static __always_inline bool fin_arrives(const struct minisock *m, struct inet_ti
 }
 
 /* Who ends a minisock before its time is on the stack, so far down at most. */
-#define FRAMES 6
+#define FRAMES 10
 #define STACK_WORDS 64
 #define CALLERS 8
 
@@ -1407,11 +1415,14 @@ static __always_inline __u32 ports_of(const struct sk_buff *skb)
 	return (__u32)bpf_ntohs(ports[1]) << 16 | bpf_ntohs(ports[0]);
 }
 
-/* Whether a segment was refused that no request is dropped for. */
-static __always_inline bool is_stray(__u64 reason)
+/* What the segment acknowledges; 0: nothing. */
+static __always_inline __u32 ack_of(const struct sk_buff *skb)
 {
-	return bpf_core_enum_value_exists(enum sk_rst_reason, SK_RST_REASON_TCP_FLAGS) &&
-	       reason == bpf_core_enum_value(enum sk_rst_reason, SK_RST_REASON_TCP_FLAGS);
+	__be32 seqs[3] = {}; /* sequence number, acknowledgement, and what has the flags */
+
+	if (skb)
+		bpf_core_read(seqs, sizeof(seqs), skb->head + skb->transport_header + 4);
+	return bpf_ntohl(seqs[2]) & 0x100000 ? bpf_ntohl(seqs[1]) : 0; /* TCP_FLAG_ACK */
 }
 
 /*
@@ -1436,9 +1447,8 @@ int send_reset(__u64 *ctx)
 		return 0;
 	}
 	if (sk->__sk_common.skc_state == TCP_LISTEN) {
-		if (has_reset_reasons && is_stray(ctx[2]))
-			return 0;
 		m->refused = ports_of((const struct sk_buff *)ctx[1]);
+		m->refused_ack = ack_of((const struct sk_buff *)ctx[1]);
 		m->refused_at = bpf_ktime_get_boot_ns();
 		return 0;
 	}
@@ -1478,6 +1488,15 @@ static __always_inline bool is_set(struct timer_list *timer)
 	return BPF_CORE_READ(timer, entry.pprev);
 }
 
+/*
+ * Whether connect has sent no SYN: with TCP_FASTOPEN_CONNECT it waits for data, and what
+ * a SYN would have set is of an earlier connection.
+ */
+static __always_inline bool syn_waits(struct tcp_sock *tp, __u8 state)
+{
+	return state == TCP_SYN_SENT && !tp->packets_out;
+}
+
 /* A time by which the socket was in its state, at the latest now. */
 static __always_inline __u64 entered_by(struct tcp_sock *tp, __u8 state, __u64 now)
 {
@@ -1486,7 +1505,7 @@ static __always_inline __u64 entered_by(struct tcp_sock *tp, __u8 state, __u64 n
 	__u32 ticks;
 	int i;
 
-	if (state == TCP_LISTEN)
+	if (state == TCP_LISTEN || syn_waits(tp, state))
 		return now;
 	if (state == TCP_SYN_SENT && tp->retrans_stamp) {
 		__u64 tick_ns = 1000000;
@@ -1508,9 +1527,9 @@ static __always_inline __u64 entered_by(struct tcp_sock *tp, __u8 state, __u64 n
 	/*
 	 * If nothing but the FIN is unanswered it is what was sent again, by a timer
 	 * that doubles each time: the waits so far were half, a quarter … of the next.
+	 * Not in CLOSING, to which they may be from FIN_WAIT1.
 	 */
-	if ((state == TCP_FIN_WAIT1 || state == TCP_CLOSING || state == TCP_LAST_ACK) &&
-	    tp->write_seq - tp->snd_una == 1)
+	if ((state == TCP_FIN_WAIT1 || state == TCP_LAST_ACK) && tp->write_seq - tp->snd_una == 1)
 		for (i = 1; i <= 16 && i <= icsk->icsk_retransmits; i++)
 			still += (icsk->icsk_rto >> i) * tick;
 	return still < now ? now - still : now;
@@ -1600,7 +1619,8 @@ static __noinline int walk_socket(struct sock_common *skc)
 	} else {
 		if (state != TCP_SYN_SENT)
 			s.recv_queue = unread(sk, tp);
-		s.send_queue = tp->write_seq - tp->snd_una;
+		if (!syn_waits(tp, state))
+			s.send_queue = tp->write_seq - tp->snd_una;
 		s.unanswered = icsk->icsk_retransmits + icsk->icsk_probes_out;
 		if (tp->rcv_tstamp)
 			s.silent = (__u32)((__u32)bpf_jiffies64() - tp->rcv_tstamp) * tick;
@@ -1672,6 +1692,7 @@ static __noinline int walk_minisock(struct sock_common *skc)
 		s.event.to = TCP_TIME_WAIT;
 		s.event.entered = time_wait_entered(m, tw, now);
 		s.event.flags |= EVENT_ESTIMATED;
+		m->fin = s.event.entered; /* its end is to say the same */
 	} else if (m->bounded) {
 		s.event.flags |= EVENT_AT_LEAST;
 	}
@@ -1743,6 +1764,8 @@ int walk_files(struct bpf_iter__task_file *ctx)
 
 	if (!task || !file)
 		return 0;
+	/* It holds the file meanwhile, so that it may be the one that closes it at last. */
+	walker = bpf_get_current_pid_tgid();
 	socket = bpf_sock_from_file(file);
 	if (!socket)
 		return 0;

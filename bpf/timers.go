@@ -124,11 +124,11 @@ var errHidden = errors.New("the addresses of kernel symbols are hidden: that tak
 // resetReasons returns the numbers of the caller for those of this kernel's enum
 // sk_rst_reason, which change from version to version, and whether the kernel
 // gives a reason at all (6.10 and later).
-func resetReasons(numbers map[string]uint8) (table [64]uint8, has bool, err error) {
+func resetReasons(types *btf.Cache, numbers map[string]uint8) (table [64]uint8, has bool, err error) {
 	for i := range table {
 		table[i] = 1 // RESET_UNSPECIFIED of event.h
 	}
-	kernel, err := btf.LoadKernelSpec()
+	kernel, err := types.Kernel()
 	if err != nil {
 		return table, false, err
 	}
@@ -176,13 +176,32 @@ func (t *Tracer) learnTimers() (timeWait, halfOpen error) {
 			timeWait = err
 		}
 	}()
-	var err error
 	for range selfTests { // a kernel may miss one, where it does not run the programs just then
-		if err = t.selfTest(v); err == nil {
+		if timeWait, halfOpen = t.tryTimers(v); timeWait == nil && halfOpen == nil {
+			break
+		}
+		// The interface lo may be down here, no minisocks allowed, or SYN cookies forced.
+		done := false
+		err := inFreshNetNS(func() error {
+			if w, h := t.tryTimers(v); w == nil {
+				timeWait, halfOpen, done = nil, h, true
+			}
+			return nil
+		})
+		if done && err == nil { // else that took privileges
 			break
 		}
 	}
-	if err != nil {
+	if timeWait != nil {
+		return timeWait, halfOpen
+	}
+	return t.skip(), halfOpen
+}
+
+// tryTimers reports of what the self-test has seen, in the network namespace of the
+// thread, the handlers; those that it learns are there for good.
+func (t *Tracer) tryTimers(v *tcptraceVariables) (timeWait, halfOpen error) {
+	if err := t.selfTest(v); err != nil {
 		err = fmt.Errorf("the self-test on loopback failed: %w", err)
 		return err, err
 	}
@@ -190,7 +209,7 @@ func (t *Tracer) learnTimers() (timeWait, halfOpen error) {
 	if err := v.RequestHandler.Get(&handler); err != nil || handler == 0 {
 		halfOpen = errors.Join(errors.New("the self-test on loopback saw no handshake: SYN cookies may be forced (net.ipv4.tcp_syncookies=2)"), err)
 	}
-	return t.skip(), halfOpen
+	return nil, halfOpen
 }
 
 // skip reads all that there is, without waiting.

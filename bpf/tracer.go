@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
@@ -86,8 +87,9 @@ type Tracer struct {
 	counting       *Counting // nil: everything is sent
 }
 
-// neededFiles may be open, by and by: maps, programs, links, and what the caller has.
-const neededFiles = 64
+// neededFiles returns how many files are open by and by: maps, programs, links, rings,
+// and what the caller has.
+func neededFiles() uint64 { return 60 + 4*uint64(ringCount()) }
 
 // Open loads the programs and attaches them. The records start with the first
 // transition after it returns. The error wraps [ErrUnsupported] where kernel or
@@ -98,8 +100,8 @@ func Open(o *Options) (*Tracer, error) {
 	}
 	// Without them the library takes the kernel for one that can do little.
 	var files unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err == nil && files.Cur < neededFiles {
-		return nil, fmt.Errorf("only %d files may be open, and %d are needed: raise the limit (ulimit -n)", files.Cur, neededFiles)
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err == nil && files.Cur < neededFiles() {
+		return nil, fmt.Errorf("only %d files may be open, and %d are needed: raise the limit (ulimit -n)", files.Cur, neededFiles())
 	}
 	t, err := open(o)
 	if err != nil && !o.NoTimers && !o.WalkOnly {
@@ -136,7 +138,8 @@ func open(o *Options) (_ *Tracer, err error) {
 	if !o.NoTimers && !o.WalkOnly {
 		enders, t.endReasons = findEnders()
 	}
-	if err := configure(spec, o, &enders); err != nil {
+	types := btf.NewCache() // the kernel's are read once: it takes half as long as loading
+	if err := configure(spec, o, types, &enders); err != nil {
 		return nil, err
 	}
 
@@ -149,7 +152,7 @@ func open(o *Options) (_ *Tracer, err error) {
 			_ = t.Close()
 		}
 	}()
-	if err := t.load(spec, o); err != nil {
+	if err := t.load(spec, o, types); err != nil {
 		return nil, fmt.Errorf("load the programs: %w", err)
 	}
 	if err := fillFilters(&t.objects.tcptraceMaps, o); err != nil {
@@ -177,9 +180,10 @@ func open(o *Options) (_ *Tracer, err error) {
 }
 
 // load loads what is needed.
-func (t *Tracer) load(spec *ebpf.CollectionSpec, o *Options) error {
+func (t *Tracer) load(spec *ebpf.CollectionSpec, o *Options, types *btf.Cache) error {
+	options := &ebpf.CollectionOptions{Cache: types}
 	if !o.WalkOnly {
-		return spec.LoadAndAssign(&t.objects, nil)
+		return spec.LoadAndAssign(&t.objects, options)
 	}
 	var only struct {
 		WalkSockets *ebpf.Program `ebpf:"walk_sockets"`
@@ -187,7 +191,7 @@ func (t *Tracer) load(spec *ebpf.CollectionSpec, o *Options) error {
 		tcptraceMaps
 		tcptraceVariables
 	}
-	if err := spec.LoadAndAssign(&only, nil); err != nil {
+	if err := spec.LoadAndAssign(&only, options); err != nil {
 		return err
 	}
 	t.objects.WalkSockets, t.objects.WalkFiles = only.WalkSockets, only.WalkFiles
@@ -250,7 +254,7 @@ func (t *Tracer) EndReasons() error { return t.endReasons }
 func (t *Tracer) HalfOpen() error { return t.halfOpen }
 
 // configure sets the constants and the sizes, before loading.
-func configure(spec *ebpf.CollectionSpec, o *Options, enders *[enderCount]ender) error {
+func configure(spec *ebpf.CollectionSpec, o *Options, types *btf.Cache, enders *[enderCount]ender) error {
 	if size, page := o.BufferSize, os.Getpagesize(); size != 0 && (size < page || bits.OnesCount(uint(size)) != 1 || size > 1<<30) {
 		return fmt.Errorf("buffer size %d: want a power of two from %d to %d", size, page, 1<<30)
 	}
@@ -273,7 +277,7 @@ func configure(spec *ebpf.CollectionSpec, o *Options, enders *[enderCount]ender)
 	if n := len(o.Cgroups); n > 0 {
 		spec.Maps[tcptraceMapCgroups].MaxEntries = uint32(n)
 	}
-	reasons, has, err := resetReasons(o.ResetReasons)
+	reasons, has, err := resetReasons(types, o.ResetReasons)
 	if err != nil {
 		return err
 	}

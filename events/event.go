@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strconv"
+	"strings"
 
 	"tcptrace/fsm"
 )
@@ -69,6 +71,83 @@ type Event struct {
 
 	// Snapshot is of SourceSnapshot only.
 	Snapshot Snapshot
+	// Wire is of SourcePackets only, and never nil there.
+	Wire *Wire
+}
+
+// Wire is what packets tell of a transition that was inferred from them. It is shared
+// by copies of an event, and not changed.
+type Wire struct {
+	// Trigger is what made the end change its state, such as "rcv FIN / snd ACK"; "" for
+	// a finding that changes none.
+	Trigger string
+	// Judgement is what the packets show beside the edge itself, such as a finding or
+	// that some were not captured. With Verdict 0 there is nothing of the kind.
+	Judgement fsm.Judgement
+	// ResetReceived and ResetSent say which way the reset went that ended it.
+	ResetReceived, ResetSent bool
+	// AtMost: the time in From is an upper bound. With FlagAtLeast it is a lower one.
+	AtMost bool
+	// Counted: BytesSent, BytesReceived and Retransmits are known, as far as the capture
+	// tells.
+	Counted bool
+}
+
+// wireCookie marks, by the upper 16 bits, identities that are not the kernel's, which
+// counts from 1.
+const (
+	wireCookie     = 0x9293 << wireCookieBits
+	wireCookieBits = 48
+)
+
+// WireCookie returns the identity of an end of a connection in a capture: the number of
+// the connection, and which of its two ends it is. It is none that a kernel gives.
+func WireCookie(connection uint64, second bool) uint64 {
+	cookie := wireCookie | connection<<1&(1<<wireCookieBits-1)
+	if second {
+		cookie |= 1
+	}
+	return cookie
+}
+
+// IsWireCookie reports whether it is of WireCookie: the socket is inferred from packets.
+func IsWireCookie(cookie uint64) bool { return cookie>>wireCookieBits == wireCookie>>wireCookieBits }
+
+// WireConnection returns what WireCookie was given.
+func WireConnection(cookie uint64) (connection uint64, second bool) {
+	return cookie & (1<<wireCookieBits - 1) >> 1, cookie&1 != 0
+}
+
+// ParseCookie is the inverse of AppendCookie; 0x may stand before a kernel's.
+func ParseCookie(text string) (uint64, error) {
+	if rest, ok := strings.CutPrefix(text, "wire-"); ok && len(rest) > 1 {
+		side := rest[len(rest)-1]
+		n, err := strconv.ParseUint(rest[:len(rest)-1], 10, wireCookieBits-1)
+		if err == nil && (side == 'a' || side == 'b') {
+			return WireCookie(n, side == 'b'), nil
+		}
+	}
+	n, err := strconv.ParseUint(strings.TrimPrefix(text, "0x"), 16, 64)
+	if err != nil || n == 0 || IsWireCookie(n) {
+		return 0, fmt.Errorf("%q is no socket: want its number in hexadecimal digits, as in the column SOCKET of --wide, or of a capture, wire-12a", text)
+	}
+	return n, nil
+}
+
+// AppendCookie appends what names a socket in every output: a cookie of the kernel in
+// hexadecimal, as ss has it; an end of a connection in a capture as wire-12a, which no
+// hexadecimal number is.
+func AppendCookie(b []byte, cookie uint64) []byte {
+	if !IsWireCookie(cookie) {
+		return strconv.AppendUint(b, cookie, 16)
+	}
+	b = append(b, "wire-"...)
+	connection, second := WireConnection(cookie)
+	b = strconv.AppendUint(b, connection, 10)
+	if second {
+		return append(b, 'b')
+	}
+	return append(b, 'a')
 }
 
 // Snapshot is what a walk over the sockets found beside their state.
@@ -148,6 +227,10 @@ const (
 	sources
 )
 
+// SourcePackets is a transition inferred from the packets of a capture. No record has
+// it.
+const SourcePackets Source = 1 << 7
+
 // String returns the name used in JSON.
 func (s Source) String() string {
 	switch s {
@@ -159,6 +242,8 @@ func (s Source) String() string {
 		return "reset"
 	case SourceSnapshot:
 		return "snapshot"
+	case SourcePackets:
+		return "packets"
 	}
 	return "tracepoint"
 }
@@ -204,6 +289,9 @@ func (r Reset) String() string {
 // Evidence returns what a verdict can rest on.
 func (e *Event) Evidence() fsm.Evidence {
 	const both = 3 // RCV_SHUTDOWN and SEND_SHUTDOWN of include/net/sock.h
+	if e.Wire != nil {
+		return fsm.Evidence{End: e.End, ResetSent: e.Wire.ResetSent, ResetReceived: e.Wire.ResetReceived}
+	}
 	return fsm.Evidence{
 		Errno:      int(e.Errno),
 		Local:      e.Flags&FlagLocal != 0,
@@ -295,10 +383,11 @@ func (e *Event) HasRemote() bool { return e.Remote.Port() != 0 }
 
 // EndsPending reports whether the kernel had not yet assigned an end of the
 // socket, which the next record of the socket shows: the local port in
-// CLOSED→SYN_SENT, the ends of a child in LISTEN→SYN_RCVD.
+// CLOSED→SYN_SENT, and in CLOSED→LISTEN without bind, the ends of a child in
+// LISTEN→SYN_RCVD.
 func (e *Event) EndsPending() bool {
 	switch {
-	case e.From == fsm.Closed && e.To == fsm.SynSent:
+	case e.From == fsm.Closed && (e.To == fsm.SynSent || e.To == fsm.Listen):
 		return e.Local.Port() == 0
 	case e.From == fsm.Listen && e.To == fsm.SynRcvd:
 		return !e.HasRemote()
@@ -561,6 +650,10 @@ const (
 	KindIdle                       // nothing more for now: a time to flush
 	KindWalked                     // Record.Walked
 	KindName                       // Record.Name
+	KindClock                      // Record.Clock
+	// KindGone: the socket of Record.Event, by its identity, is over, though nothing shows
+	// when that was.
+	KindGone
 )
 
 // Record is what a source of records, live or file, delivers.
@@ -570,6 +663,7 @@ type Record struct {
 	Loss   Loss
 	Walked Walked
 	Name   Name
+	Clock  ClockStep
 	// Until is of KindIdle: what came before that time, as Event.Time, has been
 	// delivered; 0 where that is not known.
 	Until uint64

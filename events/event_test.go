@@ -56,6 +56,7 @@ var layout = []layoutField{
 	{"source", offSource, 1, func(e *events.Event) uint64 { return uint64(e.Source) }},
 	{"end", 157, 1, func(e *events.Event) uint64 { return uint64(e.End) }},
 	{"reset", 158, 1, func(e *events.Event) uint64 { return uint64(e.Reset) }},
+	{"role", 159, 1, func(e *events.Event) uint64 { return uint64(e.Role) }},
 }
 
 // snapshotLayout is what struct snapshot has behind its event.
@@ -75,8 +76,8 @@ const (
 	offOwnerSource = 139
 	offComm        = 140
 	offSource      = 156
-	offPad         = 159
-	padSize        = 1
+	offPad         = 160 // none
+	padSize        = 0
 
 	offSnapshotPad  = 196
 	snapshotPadSize = 4
@@ -129,7 +130,7 @@ func testField(t *testing.T, base []byte, f layoutField, all []layoutField) {
 	}
 	record := bytes.Clone(base)
 	for i := range min(f.size, 8) {
-		record[f.offset+i] = byte(3 - i&1) // 3, 2, 3, 2 …: a source of both kinds too
+		record[f.offset+i] = byte(2 + i&1) // 2, 3, 2, 3 …: a source of both kinds too
 	}
 	var want uint64
 	switch f.size {
@@ -441,6 +442,7 @@ func TestEndsPending(t *testing.T) {
 		{fsm.Closed, fsm.SynSent, "10.0.0.1:0", "10.0.0.2:80", true, true},
 		{fsm.Closed, fsm.SynSent, "10.0.0.1:5000", "10.0.0.2:80", false, true}, // bound before
 		{fsm.Closed, fsm.Listen, "0.0.0.0:80", "0.0.0.0:0", false, false},
+		{fsm.Closed, fsm.Listen, "0.0.0.0:0", "0.0.0.0:0", true, false}, // never bound
 		{fsm.Listen, fsm.Closed, "0.0.0.0:80", "0.0.0.0:0", false, false},
 		{fsm.Listen, fsm.SynRcvd, "[::]:80", "[::]:0", true, false},
 		{fsm.Listen, fsm.SynRcvd, "10.0.0.2:80", "10.0.0.1:5000", false, true},

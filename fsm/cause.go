@@ -29,6 +29,9 @@ type Evidence struct {
 	// for why, "" where it gives none (enum sk_rst_reason).
 	ResetSent   bool
 	ResetReason string
+	// ResetReceived: the peer's reset was seen on the wire, where there is no kernel to
+	// tell what it made of it.
+	ResetReceived bool
 
 	// Minisock: a minisock took over from the socket.
 	Minisock bool
@@ -106,6 +109,12 @@ const (
 // tcp_disconnect of net/ipv4: the error is set before the state, but close and
 // disconnect set it after, if at all.
 func causeOf(from State, e Evidence) Cause {
+	if e.ResetReceived {
+		if from == SynSent {
+			return CauseRefused
+		}
+		return CauseResetReceived
+	}
 	switch e.Errno {
 	case 0:
 	case errCONNREFUSED:

@@ -43,6 +43,9 @@ func (j *JSON) Transition(t *lifecycle.Transition) error {
 		if t.AtLeast {
 			b = append(b, `,"dwell_exact":false`...)
 		}
+		if t.AtMost {
+			b = append(b, `,"dwell_at_most":true`...)
+		}
 		if e.Flags&events.FlagEstimated != 0 {
 			b = append(b, `,"dwell_estimated":true`...)
 		}
@@ -54,6 +57,11 @@ func (j *JSON) Transition(t *lifecycle.Transition) error {
 			b = appendNumber(b, "rtt_us", uint64(e.SRTT))
 		}
 		b = appendNumber(b, "bytes_acked", e.BytesAcked)
+		b = appendNumber(b, "bytes_received", e.BytesReceived)
+		b = appendNumber(b, "bytes_sent", e.BytesSent)
+		b = appendNumber(b, "retransmits", uint64(e.Retransmits))
+	}
+	if e.Wire != nil && e.Wire.Counted && e.From.Synchronized() {
 		b = appendNumber(b, "bytes_received", e.BytesReceived)
 		b = appendNumber(b, "bytes_sent", e.BytesSent)
 		b = appendNumber(b, "retransmits", uint64(e.Retransmits))
@@ -71,6 +79,9 @@ func (j *JSON) Transition(t *lifecycle.Transition) error {
 	}
 	if t.Reason != "" {
 		b = appendText(b, "reason", t.Reason)
+	}
+	if e.Wire != nil && e.Wire.Trigger != "" {
+		b = appendWord(b, "trigger", e.Wire.Trigger)
 	}
 	b = appendWord(b, "source", e.Source.String())
 	return j.end(b)
@@ -140,6 +151,7 @@ func (j *JSON) Lifecycle(c *lifecycle.Lifecycle) error {
 	b = appendViolations(b, c.Violations)
 	b = appendEnds(b, c.Local, c.Remote, true)
 	b = appendOwner(b, &c.Owner, c.NetNS, c.Cgroup, &c.Place)
+	b = appendInferred(b, c.Cookie)
 	return j.end(b)
 }
 
@@ -233,7 +245,7 @@ func appendSocket(b []byte, cookie uint64, generation uint32) []byte {
 		return b
 	}
 	b = append(b, `,"socket":"`...)
-	b = strconv.AppendUint(b, cookie, 16)
+	b = events.AppendCookie(b, cookie)
 	return appendNumber(append(b, '"'), "generation", uint64(generation))
 }
 
@@ -314,7 +326,7 @@ func (j *JSON) Stuck(s *lifecycle.Stuck) error {
 	b = strconv.AppendBool(b, s.AgeExact)
 	b = appendNumber(b, "limit_ns", uint64(s.Limit))
 	b = appendTrue(b, "handshake", s.Request)
-	b = appendTrue(b, "minisock", s.Minisock)
+	b = appendTrue(b, "minisock", s.Minisock && !events.IsWireCookie(s.Cookie))
 	if !s.Resolved {
 		b = appendTrue(b, "orphan", s.Orphan)
 		b = appendTrue(b, "unaccepted", s.Unaccepted)
@@ -327,7 +339,16 @@ func (j *JSON) Stuck(s *lifecycle.Stuck) error {
 	if s.Exe != "" {
 		b = appendText(b, "exe", s.Exe)
 	}
+	b = appendInferred(b, s.Cookie)
 	return j.end(b)
+}
+
+// appendInferred marks what was inferred from packets.
+func appendInferred(b []byte, cookie uint64) []byte {
+	if !events.IsWireCookie(cookie) {
+		return b
+	}
+	return appendWord(b, "source", events.SourcePackets.String())
 }
 
 // appendSnapshot appends what the walk found. A minisock and a handshake have

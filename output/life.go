@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"tcptrace/events"
 	"tcptrace/fsm"
 	"tcptrace/fsm/lifecycle"
 )
@@ -28,7 +29,7 @@ func (t *Text) lifecycleHeading() {
 	if t.options.Wide {
 		fmt.Fprintf(t.w, "%-12s %-10s %-7s %10s %8s %5s ", "SOCKET", "NETNS", "ROLE", "SHAKE_MS", "RTT_MS", "RETR")
 	}
-	fmt.Fprintf(t.w, "%-*s %s\n", t.pathWidth(), "PATH", "CLOSE")
+	fmt.Fprintf(t.w, "%-*s %s\n", t.pathWidth(), "PATH"+t.inferred(), "CLOSE")
 }
 
 // Lifecycle implements [Sink].
@@ -139,12 +140,20 @@ func Story(c *lifecycle.Lifecycle) string { return string((&Text{}).appendStory(
 func (t *Text) appendStory(b []byte, c *lifecycle.Lifecycle) []byte {
 	b = AppendStory(b, c)
 	if c.Verdict == fsm.Gap {
-		b = t.appendColored(append(b, "  "...), fsm.Gap, "gap", "records are missing")
+		b = t.appendColored(append(b, "  "...), fsm.Gap, "gap", Missing(c))
 	}
 	for i := range c.Violations {
 		b = t.appendColored(append(b, "  "...), fsm.Illegal, "ILLEGAL", c.Violations[i].Reason)
 	}
 	return b
+}
+
+// Missing says in words what a connection with gaps lacks.
+func Missing(c *lifecycle.Lifecycle) string {
+	if events.IsWireCookie(c.Cookie) {
+		return "not all of it was captured"
+	}
+	return "records are missing"
 }
 
 // AppendStory appends why a connection ended, who closed first, and what ended

@@ -24,9 +24,9 @@ var _ Sink = (*Messages)(nil)
 // Transition implements [Sink]: nothing.
 func (*Messages) Transition(*lifecycle.Transition) error { return nil }
 
-// Notice implements [Sink].
+// Notice implements [Sink]. A reason may come from a recording, and be any bytes.
 func (m *Messages) Notice(n *Notice) error {
-	_, err := fmt.Fprintf(m.w, "tcptrace: %s\n", n.Words())
+	_, err := fmt.Fprintf(m.w, "tcptrace: %s\n", AppendEscaped(nil, []byte(n.Words())))
 	return err
 }
 
@@ -58,11 +58,17 @@ func (n *Notice) Words() string {
 	case NoticeUnmeasured:
 		return "not measured: " + n.Reason
 	case NoticeGrowing:
-		return "growing: " + string(AppendEscaped(nil, []byte(n.Reason)))
+		return "growing: " + n.Reason
 	case NoticeUnseen:
 		return "not looked at: " + n.Reason
+	case NoticeDisagree:
+		return "kernel and packets disagree: " + n.Reason
+	case NoticePackets, NoticeJoined:
+		return fmt.Sprintf("%s: %d", n.Reason, n.Count)
 	case NoticeSuppressed:
 		return fmt.Sprintf("%s not shown: more than are shown in a minute", count(n.Count, "finding"))
+	case NoticeClock:
+		return n.Reason + ": what came before is dated by the clock before"
 	}
 	return fmt.Sprintf("%s %s: %d", n.Kind, n.Reason, n.Count)
 }

@@ -164,7 +164,7 @@ func TestTextOfLifecycles(t *testing.T) {
 		{"wide", output.TextOptions{Wide: true}, []string{
 			"TIME                           PID COMM             LADDR                                   LPORT RADDR                                   RPORT     TX     RX         MS SOCKET       NETNS      ROLE      SHAKE_MS   RTT_MS  RETR PATH                                              CLOSE",
 			"2026-11-23T20:01:03.000000   22384 curl             10.0.0.1                                63446 10.0.0.2                                   80     78    188  62000.000 1f           4026531840 active      12.345    0.042     1 SS 12.3ms·E 988ms·F1 40.0µs·F2 1.00s·TW 60.0s     finished, local first, TIME_WAIT expired after 60.0s",
-			"2026-11-23T20:00:05.000000       - -                -                                           - -                                           -      -      -          - -            0          -                -        -     - SS -·SR…                                          open",
+			"2026-11-23T20:00:05.000000       - -                -                                           - -                                           -      -      -          - -            -          -                -        -     - SS -·SR…                                          open",
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -513,6 +513,7 @@ func TestJSONNoticeAndSummary(t *testing.T) {
 		s.Notice(&output.Notice{Time: clock.Time(1), Kind: output.NoticeGrowing, Reason: "a\x1b", Count: 8}),
 		s.Notice(&output.Notice{Kind: output.NoticeUnseen, Reason: "why", Count: 2}),
 		s.Notice(&output.Notice{Kind: output.NoticeSuppressed, Count: 2}),
+		s.Notice(&output.Notice{Time: clock.Time(2), Kind: output.NoticeClock, Reason: "set"}),
 		s.Summary(&output.Summary{Transitions: 5, Connections: 2, Illegal: 1, Gaps: 3, Lost: 12, Duration: time.Second}),
 		s.Summary(&output.Summary{HasStuck: true, Sockets: 340, Duration: time.Second}),
 		s.Close(),
@@ -527,6 +528,7 @@ func TestJSONNoticeAndSummary(t *testing.T) {
 {"type":"notice","time":"2026-11-23T20:00:00.000000001Z","kind":"growing","reason":"a\u001b","count":8}
 {"type":"notice","kind":"unseen","reason":"why","count":2}
 {"type":"notice","kind":"suppressed","count":2}
+{"type":"notice","time":"2026-11-23T20:00:00.000000002Z","kind":"clock","reason":"set"}
 {"type":"summary","transitions":5,"connections":2,"illegal":1,"gaps":3,"lost":12,"duration_ns":1000000000}
 {"type":"summary","transitions":0,"connections":0,"illegal":0,"gaps":0,"lost":0,"sockets":340,"stuck":0,"duration_ns":1000000000}
 `

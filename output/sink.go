@@ -47,8 +47,18 @@ const (
 	// NoticeUnseen: sockets from before the start cannot be looked at; Reason says
 	// which and why. Count is of network namespaces, 0 where that says nothing.
 	NoticeUnseen NoticeKind = "unseen"
+	// NoticeDisagree: Reason says of which socket a recording and a capture do not tell the
+	// same, and what they tell. Time is when it began.
+	NoticeDisagree NoticeKind = "disagree"
+	// NoticeJoined: Reason says of what, in a recording and a capture, there are Count.
+	NoticeJoined NoticeKind = "joined"
+	// NoticePackets: Reason says of what a capture has Count.
+	NoticePackets NoticeKind = "packets"
 	// NoticeSuppressed: Count findings were not shown, as there were too many.
 	NoticeSuppressed NoticeKind = "suppressed"
+	// NoticeClock: the wall clock of the host was set; Reason says by how much. What
+	// came before has the dates of the clock before. Count is 0.
+	NoticeClock NoticeKind = "clock"
 )
 
 // Notice is something that the reader of the results must know to trust them.

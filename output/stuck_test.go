@@ -81,9 +81,9 @@ func TestTextOfStuck(t *testing.T) {
 		{"wide", output.TextOptions{Table: output.TableStuck, Wide: true}, []string{
 			"    AGE STATE           PID COMM                FD LADDR                                   LPORT RADDR                                   RPORT  RECVQ  SENDQ  RETR SOCKET       NETNS      HINT",
 			"  1m34s CLOSE_WAIT    22384 curl                 7 10.0.0.1                                63446 10.0.0.2                                   80    120   2.9K     4 1f           4026531840 the peer has closed, and this process has not called close on fd 7 (and 2 more descriptors); 120 bytes unread",
-			"   ≥11s SYN_RCVD          - -                    - -                                           - -                                           -      -      -     - -            0          the handshake is not completed",
+			"   ≥11s SYN_RCVD          - -                    - -                                           - -                                           -      -      -     - -            -          the handshake is not completed",
 			"  1m35s CLOSE_WAIT    22384 curl                 - 10.0.0.1                                63446 10.0.0.2                                   80      -      -     - 1f           4026531840 -> LAST_ACK",
-			"   ≥11s SYN_RCVD          - -                    - -                                           - -                                           -      -      -     - -            0          gone",
+			"   ≥11s SYN_RCVD          - -                    - -                                           - -                                           -      -      -     - -            -          gone",
 		}},
 		{"among transitions", output.TextOptions{}, []string{
 			"TIME             PID COMM         LADDR           LPORT RADDR           RPORT FROM -> TO                        MS",

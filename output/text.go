@@ -23,6 +23,8 @@ type TextOptions struct {
 	MaxRows uint64
 	// Table is what is shown.
 	Table Table
+	// Packets says in the heading that all of it is inferred from packets.
+	Packets bool
 	// Color marks verdicts with ANSI colours.
 	Color bool
 	// Location of the times; nil means UTC.
@@ -94,11 +96,19 @@ func (t *Text) heading() {
 		t.lifecycleHeading()
 		return
 	}
-	fmt.Fprintf(t.w, "%-*s %10s", stateWidth, "FROM -> TO", "MS")
+	fmt.Fprintf(t.w, "%-*s %10s", stateWidth, "FROM -> TO"+t.inferred(), "MS")
 	if t.options.Wide {
 		fmt.Fprintf(t.w, " %-12s %-10s %-7s %s", "SOCKET", "NETNS", "VERDICT", "RULE")
 	}
 	t.w.WriteByte('\n')
+}
+
+// inferred marks a heading.
+func (t *Text) inferred() string {
+	if t.options.Packets {
+		return " (packets)"
+	}
+	return ""
 }
 
 // widths returns those of the columns COMM and of addresses.
@@ -132,6 +142,8 @@ func (t *Text) Transition(tr *lifecycle.Transition) error {
 	switch {
 	case tr.AtLeast:
 		mark = "≥"
+	case tr.AtMost:
+		mark = "≤"
 	case e.Flags&events.FlagEstimated != 0:
 		mark = "~"
 	}
@@ -208,6 +220,11 @@ func (t *Text) appendWide(b []byte, tr *lifecycle.Transition) []byte {
 		}
 		b = t.appendColored(b, tr.Verdict, "", tr.Reason)
 	}
+	if e := tr.Event; e.Wire != nil && e.Wire.Trigger != "" {
+		b = append(b, " ("...)
+		b = append(b, e.Wire.Trigger...)
+		b = append(b, ')')
+	}
 	return b
 }
 
@@ -215,13 +232,17 @@ func (t *Text) appendWide(b []byte, tr *lifecycle.Transition) []byte {
 func appendSocketColumns(b []byte, cookie uint64, netns uint32) []byte {
 	start := len(b)
 	if cookie != 0 {
-		b = strconv.AppendUint(b, cookie, 16)
+		b = events.AppendCookie(b, cookie)
 	} else {
 		b = append(b, '-')
 	}
 	b = append(pad(b, start, 12), ' ')
 	start = len(b)
-	b = strconv.AppendUint(b, uint64(netns), 10)
+	if netns != 0 {
+		b = strconv.AppendUint(b, uint64(netns), 10)
+	} else {
+		b = append(b, '-')
+	}
 	return append(pad(b, start, 10), ' ')
 }
 

@@ -18,8 +18,7 @@ import (
 // replay measures how fast recordings are read, on one core.
 func (b *bench) replay(ctx context.Context) error {
 	file := filepath.Join(b.folder, "churn.tct")
-	defer os.Remove(file)
-	l, err := startLoad(ctx, "connections", fmt.Sprint(replayedEach))
+	l, err := startLoad(ctx, "connections", strconv.Itoa(replayedEach))
 	if err != nil {
 		return err
 	}
@@ -126,7 +125,7 @@ func parseBenchmarks(out []byte) (list []benchmark, err error) {
 
 // memory measures what is taken for each connection that is followed.
 func (b *bench) memory(ctx context.Context) error {
-	l, err := startLoad(ctx, "open", fmt.Sprint(openSockets/2))
+	l, err := startLoad(ctx, "open", strconv.Itoa(openSockets/2))
 	if err != nil {
 		return err
 	}
@@ -175,7 +174,7 @@ func (r *tracer) untilIdle(ctx context.Context) error {
 
 // start measures how long it takes to know the sockets that are there, and who holds them.
 func (b *bench) start(ctx context.Context) error {
-	l, err := startLoad(ctx, "open", fmt.Sprint(openSockets/2))
+	l, err := startLoad(ctx, "open", strconv.Itoa(openSockets/2))
 	if err != nil {
 		return err
 	}
@@ -183,7 +182,7 @@ func (b *bench) start(ctx context.Context) error {
 	if _, err := l.begin(); err != nil {
 		return err
 	}
-	ss := []string{"nsenter", "-n", "-t", fmt.Sprint(l.cmd.Process.Pid), "ss", "-tanp"}
+	ss := []string{"nsenter", "-n", "-t", strconv.Itoa(l.cmd.Process.Pid), "ss", "-tanp"}
 	ours := []string{b.tcptrace, "stuck", "-o", "json"}
 	timed := func(args []string) (float64, error) {
 		cmd := exec.CommandContext(ctx, args[0], args[1:]...)

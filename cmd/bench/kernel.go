@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -122,7 +123,7 @@ type kernelCost struct {
 
 // kernelRound measures a tool, and the empty program beside it.
 func (b *bench) kernelRound(ctx context.Context, f *floor, t *tool) (c kernelCost, err error) {
-	l, err := startLoad(ctx, "connections", fmt.Sprint(kernelEach))
+	l, err := startLoad(ctx, "connections", strconv.Itoa(kernelEach))
 	if err != nil {
 		return c, err
 	}

@@ -12,6 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"slices"
@@ -34,7 +35,7 @@ type bench struct {
 	folder   string        // for what the tools write
 	rounds   int           // of each contender
 	length   time.Duration // of the load of a round
-	log      io.Writer
+	log      *log.Logger   // of progress
 	table    *table
 }
 
@@ -59,9 +60,10 @@ var measures = []struct {
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
+	messages := log.New(stderr, "bench: ", 0)
 	if len(args) > 0 && args[0] == loadCommand { // this process is a load of another
 		if err := runLoad(args[1:], stdout); err != nil {
-			fmt.Fprintf(stderr, "bench: %v\n", err)
+			messages.Print(err)
 			return exitFailure
 		}
 		return exitDone
@@ -71,7 +73,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	for _, m := range measures {
 		names = append(names, m.name)
 	}
-	b := &bench{log: stderr, table: &table{}}
+	b := &bench{log: messages, table: &table{}}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	only := flags.String("only", strings.Join(names, ","), "measure these `NAMES`")
@@ -88,12 +90,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	wanted := strings.Split(*only, ",")
 	for _, name := range wanted {
 		if !slices.Contains(names, name) {
-			fmt.Fprintf(stderr, "bench: -only %s: want %s\n", name, strings.Join(names, ", "))
+			messages.Printf("-only %s: want %s", name, strings.Join(names, ", "))
 			return exitUsage
 		}
 	}
 	if flags.NArg() > 0 || b.rounds < 1 || b.length < 100*time.Millisecond {
-		fmt.Fprintln(stderr, "bench: want no arguments, at least one round, and 100ms for each: see bench -h")
+		messages.Print("want no arguments, at least one round, and 100ms for each: see bench -h")
 		return exitUsage
 	}
 
@@ -105,7 +107,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	switch {
 	case err != nil:
-		fmt.Fprintf(stderr, "bench: %v\n", err)
+		messages.Print(err)
 		return exitFailure
 	case b.table.missed() > 0:
 		return exitMissed
@@ -131,17 +133,12 @@ func (b *bench) runAll(ctx context.Context, wanted []string) (err error) {
 		if !slices.Contains(wanted, m.name) {
 			continue
 		}
-		b.say("measuring %s", m.name)
+		b.log.Printf("measuring %s", m.name)
 		if err := m.run(b, ctx); err != nil {
 			return fmt.Errorf("measure %s: %w", m.name, err)
 		}
 	}
 	return nil
-}
-
-// say tells of progress.
-func (b *bench) say(format string, args ...any) {
-	fmt.Fprintf(b.log, "bench: "+format+"\n", args...)
 }
 
 // show writes the table, to a file too if it has a name.

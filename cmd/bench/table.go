@@ -63,9 +63,8 @@ func (r *row) atLeast(limit float64) *row {
 }
 
 // note adds what is to be known of a figure.
-func (r *row) note(format string, args ...any) *row {
+func (r *row) note(format string, args ...any) {
 	r.Note = fmt.Sprintf(format, args...)
-	return r
 }
 
 // missed counts the budgets that were not kept.
@@ -79,10 +78,9 @@ func (t *table) missed() (n int) {
 }
 
 func (t *table) text(w io.Writer) error {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "Linux %s, %d CPUs, %s\n\n", kernelRelease(), runtime.NumCPU(), runtime.GOARCH)
-	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "MEASURE\tWHAT\tVALUE\tROUNDS\tBUDGET\t\tNOTE")
+	var cells, aligned bytes.Buffer
+	fmt.Fprintf(&aligned, "Linux %s, %d CPUs, %s\n\n", kernelRelease(), runtime.NumCPU(), runtime.GOARCH)
+	fmt.Fprintln(&cells, "MEASURE\tWHAT\tVALUE\tROUNDS\tBUDGET\t\tNOTE")
 	for i := range t.rows {
 		r := &t.rows[i]
 		rounds, verdict := "", ""
@@ -95,12 +93,16 @@ func (t *table) text(w io.Writer) error {
 				verdict = "MISSED"
 			}
 		}
-		fmt.Fprintln(tw, strings.Join([]string{r.Measure, r.What, number(r.Value) + " " + r.Unit, rounds, r.Budget, verdict, r.Note}, "\t"))
+		fmt.Fprintln(&cells, strings.Join([]string{r.Measure, r.What, number(r.Value) + " " + r.Unit, rounds, r.Budget, verdict, r.Note}, "\t"))
+	}
+	tw := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
+	if _, err := cells.WriteTo(tw); err != nil {
+		return err
 	}
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	for line := range strings.Lines(b.String()) {
+	for line := range strings.Lines(aligned.String()) {
 		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
 			return err
 		}

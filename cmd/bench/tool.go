@@ -29,7 +29,7 @@ type tool struct {
 // installed reports whether a tool can be run, and says so if not.
 func (b *bench) installed(t *tool) bool {
 	if _, err := exec.LookPath(t.command[0]); err != nil {
-		b.say("%s is left out: %s is not installed (apt-get install %s)", t.name, t.command[0], t.from)
+		b.log.Printf("%s is left out: %s is not installed (apt-get install %s)", t.name, t.command[0], t.from)
 		return false
 	}
 	return true

@@ -48,7 +48,10 @@ func agentPictures(t *testing.T, recording string, args ...string) (metrics, fou
 	check(t, err)
 	filter, err := f.filter.parse()
 	check(t, err)
-	source, err := openReplay("testdata/recordings/"+recording, nil, 0)
+	name := "testdata/recordings/" + recording
+	in, err := openInput(name, nil)
+	check(t, err)
+	source, err := newReplay(in, 0)
 	check(t, err)
 	defer source.Close()
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -30,8 +31,12 @@ func readConfig(name string, flags *pflag.FlagSet, check func() error) error {
 	if len(text) > maxConfig {
 		return fmt.Errorf("%s is larger than %d bytes", name, maxConfig)
 	}
+	return parseConfig(name, text, flags, check)
+}
+
+func parseConfig(name string, text []byte, flags *pflag.FlagSet, check func() error) error {
 	var document yaml.Node
-	decoder := yaml.NewDecoder(strings.NewReader(string(text)))
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	switch err := decoder.Decode(&document); {
 	case errors.Is(err, io.EOF): // it is empty
 		return nil

@@ -11,11 +11,16 @@ import (
 	"time"
 
 	"github.com/prometheus/exporter-toolkit/web"
+	"golang.org/x/net/netutil"
 )
 
 // stalled is for how long the reader may read nothing, not even that there is nothing,
 // and count as healthy.
 const stalled = 10 * time.Second
+
+// maxScrapers bounds the connections that are served at once; others wait. So whoever
+// opens many takes neither the files nor the memory that tracing needs.
+const maxScrapers = 32
 
 // health is what /healthz answers.
 type health struct {
@@ -72,7 +77,7 @@ func newAgentServer(address, config string, profiles bool, metrics, page http.Ha
 			MaxHeaderBytes: 16 << 10,
 			ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		},
-		listener: listener, config: config, log: log,
+		listener: netutil.LimitListener(listener, maxScrapers), config: config, log: log,
 	}, nil
 }
 

@@ -106,9 +106,9 @@ func TestDeployedAlerts(t *testing.T) {
 
 // TestLicenses: all that is linked may be given away under the license of this program.
 func TestLicenses(t *testing.T) {
-	known := regexp.MustCompile(`(?i)Apache License\s+Version 2\.0|Mozilla Public License,? Version 2\.0|` +
+	known := regexp.MustCompile(`(?i)Apache License\s+Version 2\.0|` +
 		`Permission is hereby granted, free of charge, to any person|Redistribution and use in source and binary forms`)
-	foreign := regexp.MustCompile(`(?i)GNU (Affero|Lesser|Library)? ?General Public License`)
+	foreign := regexp.MustCompile(`(?i)GNU (Affero|Lesser|Library)? ?General Public License|Mozilla Public License|Server Side Public License|Commons Clause`)
 	modules := make(map[string]bool)
 	for _, arch := range []string{"amd64", "arm64"} {
 		cmd := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Dir}}{{end}}{{end}}", "tcptrace/cmd/tcptrace")

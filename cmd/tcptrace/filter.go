@@ -100,7 +100,7 @@ func (f *filterFlags) parse() (*filter, error) {
 	if p.verdicts, err = parseEach("--verdict", f.verdicts, fsm.ParseVerdict); err != nil {
 		return nil, err
 	}
-	if p.events.Cookies, err = parseEach("--socket", f.sockets, parseCookie); err != nil {
+	if p.events.Cookies, err = parseEach("--socket", f.sockets, events.ParseCookie); err != nil {
 		return nil, err
 	}
 	if f.netns != "" {
@@ -208,14 +208,6 @@ func parsePID(text string) (uint32, error) {
 		return 0, fmt.Errorf("%q is no process ID", text)
 	}
 	return uint32(n), nil
-}
-
-func parseCookie(text string) (uint64, error) {
-	n, err := strconv.ParseUint(strings.TrimPrefix(text, "0x"), 16, 64)
-	if err != nil || n == 0 {
-		return 0, fmt.Errorf("%q is no socket: want its number in hexadecimal digits, as in the column SOCKET of --wide", text)
-	}
-	return n, nil
 }
 
 // parseComm cuts a name to what the kernel keeps of it.

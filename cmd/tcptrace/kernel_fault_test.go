@@ -3,15 +3,21 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"tcptrace/fsm"
 )
 
 // TestKernelFewFiles: too low a limit of open files is no fault of the kernel, and
@@ -39,23 +45,39 @@ func (ns *netns) runLimited(limit string) *program {
 // message says so.
 func TestKernelLittleMemory(t *testing.T) {
 	requireKernel(t)
-	cgroup, err := os.MkdirTemp("/sys/fs/cgroup/memory", "tcptrace-test-")
-	if err != nil {
-		cgroup = memoryCgroup2(t)
-	}
-	t.Cleanup(func() { check(t, os.Remove(cgroup)) })
-	limit := filepath.Join(cgroup, "memory.max")
-	if _, err := os.Stat(limit); err != nil {
-		limit = filepath.Join(cgroup, "memory.limit_in_bytes")
-	}
+	cgroup, limit := memoryCgroup(t)
 	check(t, os.WriteFile(limit, []byte("100M"), 0))
-	p := newNetNS(t).runLimited(fmt.Sprintf("set -e; echo $$ >%s/cgroup.procs; set -- \"$@\" --buffer %d", cgroup, 256<<20))
+	ns := newNetNS(t)
+	var p *program
+	for range 5 { // the kernel may rather kill it, if it wants memory for itself just then
+		p = ns.runLimited(fmt.Sprintf("set -e; echo $$ >%s/cgroup.procs; set -- \"$@\" --buffer %d", cgroup, 256<<20))
+		if p.status() != -1 {
+			break
+		}
+	}
 	if status := p.status(); status != exitFailure {
 		t.Errorf("status %d, want %d: %s", status, exitFailure, p.stderr)
 	}
 	if message := p.stderr.String(); strings.Count(message, "\n") != 1 || !strings.Contains(message, "the buffers take 262144 KiB") {
 		t.Errorf("want one line that says what to do, got: %s", message)
 	}
+}
+
+// memoryCgroup makes a cgroup whose memory can be limited, by a file.
+func memoryCgroup(t *testing.T) (cgroup, limit string) {
+	t.Helper()
+	cgroup, err := os.MkdirTemp("/sys/fs/cgroup/memory", "tcptrace-test-")
+	if err != nil {
+		cgroup = memoryCgroup2(t)
+	}
+	t.Cleanup(func() {
+		eventually(t, "the cgroup is empty", func() bool { return os.Remove(cgroup) == nil })
+	})
+	limit = filepath.Join(cgroup, "memory.max")
+	if _, err := os.Stat(limit); err != nil {
+		limit = filepath.Join(cgroup, "memory.limit_in_bytes")
+	}
+	return cgroup, limit
 }
 
 // memoryCgroup2 makes a cgroup of version 2 whose memory can be limited.
@@ -128,4 +150,203 @@ func TestKernelNamespacesGo(t *testing.T) {
 			t.Fatalf("status %d: %s\n%s", status, out, p.stderr)
 		}
 	}
+}
+
+// compared is a tracer as a process of its own, beside an oracle.
+type compared struct {
+	*program
+	ns           *netns
+	oracle       *oracle
+	out          *lineReader
+	capabilities map[string]uint64 // when it had seen something
+}
+
+// beside starts one for the namespace, with the attributes, by way of another command if
+// one is given.
+func (ns *netns) beside(attr *syscall.SysProcAttr, by ...string) *compared {
+	t := ns.t
+	t.Helper()
+	oracle := newOracle(t, 8<<10)
+	self := selfExe
+	if len(by) > 0 { // it is itself only to itself
+		var err error
+		self, err = os.Executable()
+		check(t, err)
+	}
+	command := append(append(by[:len(by):len(by)], self), ns.arguments(nil)...)
+	p := startCommand(t, exec.Command(command[0], command[1:]...), attr)
+	eventually(t, "the tracer is attached", func() bool {
+		if p.ended() {
+			t.Fatalf("the tracer has ended: %s", p.stderr)
+		}
+		return attached.MatchString(p.stderr.String())
+	})
+	return &compared{program: p, ns: ns, oracle: oracle, out: p.lines()}
+}
+
+// finish ends it when all sockets are closed, and compares what it said with the oracle.
+// Notices of these kinds are expected.
+func (c *compared) finish(expected ...string) *result {
+	t := c.ns.t
+	t.Helper()
+	lives := c.oracle.settle(c.ns)
+	eventually(t, "something is shown", func() bool { return c.out.count() > 0 })
+	if proc := fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid); len(c.cmd.Args) == 1+len(c.ns.arguments(nil)) {
+		c.capabilities = capabilities(t, proc)
+		c.signal(syscall.SIGTERM)
+	} else { // its parent is ours
+		check(t, exec.Command("pkill", "-TERM", "-P", strconv.Itoa(c.cmd.Process.Pid)).Run())
+	}
+	text := c.out.rest(t)
+	if status := c.status(); status != exitDone {
+		t.Errorf("status %d: %s", status, c.stderr)
+	}
+	r := newResult(c.ns, strings.NewReader(text), c.stderr.String())
+	r.notices = slices.DeleteFunc(r.notices, func(n line) bool { return slices.Contains(expected, n.Kind) })
+	c.ns.checkDisturbance(lives, r.traced(), r.passedOver())
+	r.checkSound()
+	r.compare(lives)
+	return r
+}
+
+// TestKernelManyTracers: several at once see the same, and one that is killed takes
+// nothing from the others.
+func TestKernelManyTracers(t *testing.T) {
+	requireKernel(t)
+	inNetNS(t, func(ns *netns) {
+		victim := ns.startTracer()
+		first, second := ns.beside(nil), ns.beside(nil)
+		playClientFirst(ns)
+		victim.signal(syscall.SIGKILL)
+		victim.status()
+		playServerFirst(ns)
+		playLinger0(ns)
+		a, b := first.finish(), second.finish()
+		if a.takenOver() != 2 || b.takenOver() != 2 || len(a.transitions) != len(b.transitions) {
+			ns.t.Errorf("%d and %d in TIME_WAIT, of %d and %d transitions", a.takenOver(), b.takenOver(), len(a.transitions), len(b.transitions))
+		}
+	})
+}
+
+// TestKernelStatistics: the kernel's own statistics of eBPF change nothing but the cost.
+func TestKernelStatistics(t *testing.T) {
+	requireKernel(t)
+	statistics, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
+	if err != nil {
+		unavailable(t, "no statistics: %v", err)
+	}
+	defer statistics.Close()
+	inNetNS(t, func(ns *netns) {
+		t := ns.t
+		p := ns.beside(nil)
+		playClientFirst(ns)
+		playLinger0(ns)
+		var runs uint64
+		for _, id := range kernelObjects(t, p.cmd.Process.Pid)["prog_id"] {
+			program, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
+			check(t, err)
+			info, err := program.Info()
+			check(t, err)
+			stats, err := program.Stats()
+			check(t, errors.Join(err, program.Close()))
+			if info.Name == "set_state" {
+				runs = stats.RunCount
+			}
+		}
+		if r := p.finish(); uint64(len(r.transitions)) > runs+uint64(r.takenOver()) {
+			t.Errorf("the program ran %d times for %d transitions: the statistics are off", runs, len(r.transitions))
+		}
+	})
+}
+
+// TestKernelContainer: in PID, mount and time namespaces of its own, with a /proc of its
+// own, it sees what it sees outside, with the numbers and the time of the host.
+func TestKernelContainer(t *testing.T) {
+	requireKernel(t)
+	for _, by := range [][]string{
+		{"unshare", "--pid", "--fork", "--mount-proc"},
+		{"unshare", "--time", "--fork", "--boottime", "100000", "--monotonic", "100000"},
+	} {
+		t.Run(strings.Join(by, " "), func(t *testing.T) {
+			if out, err := exec.Command(by[0], append(by[1:len(by):len(by)], "true")...).CombinedOutput(); err != nil {
+				unavailable(t, "%v: %v: %s", by, err, out)
+			}
+			inNetNS(t, func(ns *netns) {
+				p := ns.beside(nil, by...)
+				playClientFirst(ns)
+				playIPv6(ns)
+				after := time.Now().Add(-usualWait)
+				for i, r := 0, p.finish("unseen"); i < len(r.transitions); i++ {
+					l := &r.transitions[i]
+					if l.From == "FIN_WAIT_1" && known(l.PID) != os.Getpid() {
+						ns.t.Errorf("want the host's number %d: %v", os.Getpid(), l)
+					}
+					if l.Time.Before(after) || l.Time.After(time.Now()) {
+						ns.t.Errorf("not dated now: %v", l)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestKernelLockdown: a kernel that is locked down for confidentiality traces, or refuses
+// programs that read its memory, and then that is named. Otherwise a lockdown changes
+// nothing.
+func TestKernelLockdown(t *testing.T) {
+	text, err := os.ReadFile("/sys/kernel/security/lockdown")
+	if err != nil {
+		t.Skipf("this kernel cannot be locked down, or securityfs is not mounted: %v", err)
+	}
+	if strings.Contains(string(text), "[none]") {
+		t.Skipf("it is not: %s", text)
+	}
+	p := startProgram(t, nil, "-o", "json", "--duration", "1ms")
+	out := p.lines().rest(t)
+	switch status := p.status(); {
+	case status == exitDone && strings.Contains(out, `"type":"summary"`):
+	case status == exitUnsupported && out == "" && strings.Contains(string(text), "[confidentiality]") && strings.Contains(p.stderr.String(), "locked down"):
+	default:
+		t.Errorf("status %d: %s%s", status, out, p.stderr)
+	}
+}
+
+// TestKernelManyScrapers: who opens connections to the agent without end takes nothing
+// that tracing and walking need, though few files may be open.
+func TestKernelManyScrapers(t *testing.T) {
+	requireKernel(t)
+	const many, files = 500, 150
+	inNetNS(t, func(ns *netns) {
+		t := ns.t
+		self, err := os.Executable()
+		check(t, err)
+		p := startCommand(t, exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, files), "sh", self},
+			"agent", "-v", "--listen", "127.0.0.1:0", "--netns", strconv.FormatUint(uint64(ns.inode), 10), "--limit", "CLOSE_WAIT=1s")...), nil)
+		out := p.lines()
+		eventually(t, "the agent is ready", func() bool {
+			return serving.MatchString(p.stderr.String()) && strings.Contains(p.stderr.String(), "walked the sockets")
+		})
+		address := serving.FindStringSubmatch(p.stderr.String())[1]
+		for range many {
+			c, err := net.Dial("tcp", address)
+			check(t, err)
+			defer c.Close()
+		}
+		held := func() int {
+			names, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+			check(t, err)
+			return len(names)
+		}
+		before := strings.Count(p.stderr.String(), "walked the sockets")
+		client, server := ns.dial(ns.v4(2), ns.listen(ns.v4(1)))
+		client.close()
+		server.await(fsm.CloseWait)
+		eventually(t, "what is stuck is found", func() bool {
+			return out.contains(`"type":"stuck"`) && strings.Count(p.stderr.String(), "walked the sockets") > before
+		})
+		if strings.Contains(p.stderr.String(), "too many open files") {
+			t.Errorf("scrapers take the files: %s", p.stderr)
+		}
+		t.Logf("%d files open, of %d, with %d connections", held(), files, many)
+	})
 }

@@ -291,7 +291,8 @@ func (r *lifeResult) checkLife(c *lifecycleLine, s *tracedLife) {
 		if l.From != l.To {
 			path = append(path, l.To)
 			entered = l.Time
-			if l.Dwell != nil && l.From != fsm.Closed.String() { // that is between two lives
+			bounded := l.atLeast() && l != s.lines[0]                        // of the first state alone is told
+			if l.Dwell != nil && !bounded && l.From != fsm.Closed.String() { // that is between two lives
 				dwell[l.From] += *l.Dwell
 			}
 		}

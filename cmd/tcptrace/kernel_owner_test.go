@@ -213,3 +213,31 @@ func checkNamedRows(t *testing.T, rows []string, name string) {
 		t.Errorf("%d rows show %s, want the client's %d: %q", named, name, each, rows)
 	}
 }
+
+// TestKernelOwnerDestroyed: who destroys a socket is not its owner, though it is in a call
+// on it, and though nobody else has shown to work on it.
+func TestKernelOwnerDestroyed(t *testing.T) {
+	requireKernel(t)
+	requireHostPIDs(t)
+	inNetNS(t, func(ns *netns) {
+		t := ns.t
+		tr := trace(ns)
+		listener, client, accepted := ns.connected()
+		waiting := ns.client()
+		waiting.connect(listener.addr()) // not accepted
+		ns.destroy("state", "listening")
+		ns.destroy("state", "established")
+		for _, s := range []*socket{listener, client, accepted, waiting} {
+			s.close()
+		}
+		r := tr.finish()
+		want := owner{os.Getpid(), self(t, "").comm, os.Getuid(), ""}
+		for i := range r.transitions {
+			l := &r.transitions[i]
+			got := l.owner()
+			if got.source = ""; got != want {
+				t.Errorf("owner %+v, want %+v: %v", got, want, l)
+			}
+		}
+	})
+}

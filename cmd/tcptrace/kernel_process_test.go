@@ -25,7 +25,7 @@ const envRole = "TCPTRACE_TEST_ROLE"
 func init() {
 	roles = map[string]func([]string) error{
 		"client": playClient, "server": playServer, "prefork": playPrefork, "worker": playWorker,
-		"actor": playActor,
+		"actor": playActor, "walker": playWalker,
 	}
 	name := os.Getenv(envRole)
 	if name == "" {

@@ -591,3 +591,30 @@ func TestKernelStartedBefore(t *testing.T) {
 		}
 	})
 }
+
+// TestKernelListenerHasNoPeer: a socket that listens, after connect has failed, has no
+// peer, though the kernel keeps the address; and no port until it has one.
+func TestKernelListenerHasNoPeer(t *testing.T) {
+	requireKernel(t)
+	inNetNS(t, func(ns *netns) {
+		t := ns.t
+		tr := trace(ns)
+		s := ns.socket(ns.v4(2))
+		if err := s.tryConnect(netip.AddrPortFrom(ns.v4(1), 1)); err != unix.ECONNREFUSED {
+			t.Errorf("connect: %v, want %v", err, unix.ECONNREFUSED)
+		}
+		s.listen(1)
+		at := s.addr()
+		s.close()
+		tr.oracle.settle(ns)
+		r := tr.result()
+		for i := range r.transitions {
+			l := &r.transitions[i]
+			switch {
+			case l.To == "LISTEN" && (l.Remote != (endpoint{}) || l.Local != (endpoint{})),
+				l.From == "LISTEN" && (l.Remote != (endpoint{}) || l.Local.addrPort() != at):
+				t.Errorf("listens at %v: %v", at, l)
+			}
+		}
+	})
+}

@@ -1018,3 +1018,60 @@ func TestKernelSnapshotBounds(t *testing.T) {
 		t.Log(checked)
 	})
 }
+
+// TestKernelSnapshotWaitingSYN: what a socket remembers of its last connection says nothing
+// of one whose SYN is not sent yet.
+func TestKernelSnapshotWaitingSYN(t *testing.T) {
+	requireKernel(t)
+	ns := newNetNS(t)
+	ns.sysctl("ipv4/tcp_fastopen", "5") // without a cookie
+	s := ns.client()
+	check(t, unix.SetNonblock(s.fd, true))
+	to := netip.AddrPortFrom(ns.silence().Addr().Next(), 80)
+	if err := s.tryConnect(to); err != unix.EINPROGRESS {
+		t.Fatalf("connect: %v, want %v", err, unix.EINPROGRESS)
+	}
+	lapse(50 * time.Millisecond)
+	s.disconnect()
+	s.set(unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 1)
+	before := time.Now()
+	s.connect(to)
+	r := ns.stuck("--limit", anyAge)
+	age := int64(time.Since(before))
+	for i := range r.stuck { // it may be too young to be told
+		l := &r.stuck[i]
+		if l.State != "SYN_SENT" || l.Age > age || known(l.SendQueue) > 0 || !strings.Contains(l.Hint, "TCP_FASTOPEN_CONNECT") {
+			t.Errorf("want one that is younger than %v and sent nothing: %v", time.Duration(age), l)
+		}
+	}
+	recording := filepath.Join(t.TempDir(), "a.tct")
+	ns.stuck("--limit", anyAge, "-w", recording)
+	found := ns.snapshotsOf(recording)
+	if len(found) != 1 || found[0].To != fsm.SynSent || found[0].Snapshot.SendQueue != 0 || found[0].Time-found[0].Entered > uint64(time.Since(before)) {
+		t.Errorf("want one in SYN_SENT that sent nothing: %+v", found)
+	}
+}
+
+// TestKernelSnapshotClosing: a FIN that was sent again before the peer's FIN came says
+// nothing of how long the socket is in CLOSING.
+func TestKernelSnapshotClosing(t *testing.T) {
+	requireKernel(t)
+	ns := newNetNS(t)
+	_, client, server := ns.connected()
+	client.deafen()
+	server.deafen()
+	client.shutdown(unix.SHUT_WR)
+	eventually(t, "the FIN was sent again", func() bool { return client.info().Retransmits > 1 })
+	before := time.Now()
+	client.hear()
+	server.shutdown(unix.SHUT_WR)
+	client.await(fsm.Closing)
+	recording := filepath.Join(t.TempDir(), "a.tct")
+	ns.stuck("--limit", anyAge, "-w", recording)
+	age := uint64(time.Since(before))
+	found := ns.snapshotsOf(recording)
+	i := slices.IndexFunc(found, func(e events.Event) bool { return e.To == fsm.Closing })
+	if i < 0 || found[i].Time-found[i].Entered > age {
+		t.Errorf("want one that is younger than %v in CLOSING: %+v", time.Duration(age), found)
+	}
+}

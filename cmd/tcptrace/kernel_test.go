@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -51,6 +53,14 @@ func requireHostPIDs(t *testing.T) {
 		t.Skipf("processes are numbered otherwise than on the host: %v", err)
 	}
 }
+
+// symbolsHidden reports whether this kernel tells nobody the addresses of its symbols
+// (kernel.kptr_restrict), so that it is not known what ends a minisock.
+var symbolsHidden = sync.OnceValue(func() bool {
+	return slices.ContainsFunc(bpf.Requirements(), func(r bpf.Requirement) bool {
+		return strings.Contains(r.Name, "kallsyms") && r.Err != nil
+	})
+})
 
 // usualWait is the deadline for what never comes, not a measure of anything.
 const usualWait = 30 * time.Second

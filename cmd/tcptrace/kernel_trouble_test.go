@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -17,8 +16,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"tcptrace/fsm"
@@ -648,72 +645,33 @@ func TestKernelNoPrivileges(t *testing.T) {
 	})
 }
 
-// TestKernelTwoCapabilities: less than root is enough.
+// TestKernelTwoCapabilities: less than root is enough to see all that happens, with the
+// owners and TIME_WAIT; what it is not enough for is told.
 func TestKernelTwoCapabilities(t *testing.T) {
 	requireKernel(t)
-	ns := newNetNS(t)
-	p := startProgram(t, &syscall.SysProcAttr{
-		Credential:  &syscall.Credential{Uid: nobody, Gid: nobody},
-		AmbientCaps: []uintptr{unix.CAP_BPF, unix.CAP_PERFMON},
-	}, "-o", "json", "-c", "1", "--netns", strconv.FormatUint(uint64(ns.inode), 10))
-	stopTraffic := ns.startTraffic()
-	out := p.lines().rest(t)
-	if status := p.status(); status != exitDone {
-		t.Errorf("status %d, want %d: %s", status, exitDone, p.stderr)
-	}
-	stopTraffic()
-	if !strings.Contains(out, `"type":"transition"`) {
-		t.Errorf("saw nothing: %s", out)
-	}
-}
-
-// TestKernelKilled: the kernel frees all, however the command ends.
-func TestKernelKilled(t *testing.T) {
-	requireKernel(t)
-	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
-		t.Run(signal.String(), func(t *testing.T) {
-			p := newNetNS(t).startTracer()
-			objects := kernelObjects(t, p.cmd.Process.Pid)
-			for _, kind := range []string{"prog_id", "map_id", "link_id"} {
-				if len(objects[kind]) == 0 {
-					t.Fatalf("the tracer holds no %s: %v", kind, objects)
-				}
-			}
-			p.signal(signal)
-			p.status()
-			eventually(t, "the kernel has freed all", func() bool {
-				for _, id := range objects["prog_id"] {
-					if program, err := ebpf.NewProgramFromID(ebpf.ProgramID(id)); !gone(t, program, err) {
-						return false
-					}
-				}
-				for _, id := range objects["map_id"] {
-					if m, err := ebpf.NewMapFromID(ebpf.MapID(id)); !gone(t, m, err) {
-						return false
-					}
-				}
-				for _, id := range objects["link_id"] {
-					if l, err := link.NewFromID(link.ID(id)); !gone(t, l, err) {
-						return false
-					}
-				}
-				return true
-			})
+	inNetNS(t, func(ns *netns) {
+		t := ns.t
+		p := ns.beside(&syscall.SysProcAttr{
+			Credential:  &syscall.Credential{Uid: nobody, Gid: nobody},
+			AmbientCaps: []uintptr{unix.CAP_BPF, unix.CAP_PERFMON},
 		})
-	}
-}
-
-// gone reports whether an object could not be opened, as it is not there.
-func gone(t *testing.T, object io.Closer, err error) bool {
-	t.Helper()
-	if err == nil {
-		check(t, object.Close())
-		return false
-	}
-	if !errors.Is(err, os.ErrNotExist) {
-		t.Fatal(err)
-	}
-	return true
+		playClientFirst(ns)
+		playServerFirst(ns)
+		r := p.finish("unmeasured", "unseen")
+		if r.takenOver() != 2 || !strings.Contains(p.stderr.String(), "not looked at: ") {
+			t.Errorf("%d in TIME_WAIT, want 2: %s", r.takenOver(), p.stderr)
+		}
+		for i := range r.transitions {
+			if l := &r.transitions[i]; l.From == "FIN_WAIT_1" && known(l.PID) != os.Getpid() {
+				t.Errorf("the owner is not known: %v", l)
+			}
+		}
+		// It has no more than these, and gave up what it could.
+		if status := p.capabilities; allThreads() &&
+			(status["CapEff"]&^(1<<unix.CAP_BPF) != 0 || status["NoNewPrivs"] != 1 || status["Seccomp"] != 2) {
+			t.Errorf("it has %x", status)
+		}
+	})
 }
 
 // kernelObjects returns the numbers of the eBPF objects that a process holds.

@@ -52,7 +52,12 @@ func (f *viewFlags) drawLadders(cmd *cobra.Command, doing string, untilGone, ope
 	return f.trace(cmd, doing, func(p *pipeline) view {
 		drawer := f.drawer(cmd, p.source.Clock())
 		p.sink = output.Multi{drawer, output.NewMessages(cmd.ErrOrStderr())}
-		return newLadderView(p.results, drawer, untilGone, open)
+		v := newLadderView(p.results, drawer, untilGone && !p.packets, open)
+		if c, ok := p.source.(*captured); ok {
+			c.infers.Keep()
+			v.captured = c
+		}
+		return v
 	})
 }
 
@@ -88,6 +93,8 @@ type ladderView struct {
 	wanted *filter // lifeView has one that takes all, as it may be the other end's
 	drawer ladder.Drawer
 	pairs  *ladder.Pairs
+	// captured has the segments, if the source is a capture; else nil.
+	captured *captured
 }
 
 func newLadderView(r *results, drawer ladder.Drawer, untilGone, open bool) *ladderView {
@@ -143,6 +150,9 @@ func (v *ladderView) finish(end uint64, tracker *lifecycle.Tracker) error {
 }
 
 func (v *ladderView) draw(l *ladder.Ladder) error {
+	if v.captured != nil {
+		v.captured.putSegments(l)
+	}
 	for side, e := range l.Ends {
 		if e != nil && (!l.Self || side == 0) {
 			v.countLife(&e.Lifecycle)

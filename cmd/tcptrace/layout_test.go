@@ -11,17 +11,23 @@ import (
 // mayImport is who may import whom: the table of the design, by package path
 // below the module. The standard library is open to all.
 var mayImport = map[string][]string{
-	"":                  {},
-	"bpf":               {"github.com/cilium/ebpf/...", "golang.org/x/sys/..."},
-	"fsm":               {},
-	"fsm/diagram":       {"tcptrace/fsm"},
-	"fsm/lifecycle":     {"tcptrace/fsm", "tcptrace/events"},
-	"events":            {"tcptrace/fsm"},
-	"events/capture":    {"tcptrace/events", "github.com/klauspost/compress/zstd"},
-	"events/eventstest": {"tcptrace/fsm", "tcptrace/events", "tcptrace/events/capture"},
-	"output":            {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle"},
-	"output/ladder":     {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output"},
-	"output/stat":       {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output", "github.com/DataDog/sketches-go/..."},
+	"":               {},
+	"bpf":            {"github.com/cilium/ebpf/...", "golang.org/x/sys/..."},
+	"fsm":            {},
+	"fsm/diagram":    {"tcptrace/fsm"},
+	"fsm/segment":    {"tcptrace/fsm"},
+	"fsm/lifecycle":  {"tcptrace/fsm", "tcptrace/events"},
+	"events":         {"tcptrace/fsm"},
+	"events/capture": {"tcptrace/events", "github.com/klauspost/compress/zstd"},
+	"events/pcap": {
+		"tcptrace/fsm/segment", "github.com/gopacket/gopacket/...", "github.com/klauspost/compress/...",
+	},
+	"events/pcap/pcaptest": {"tcptrace/fsm/segment"},
+	"events/infer":         {"tcptrace/fsm", "tcptrace/fsm/segment", "tcptrace/events", "tcptrace/events/pcap"},
+	"events/eventstest":    {"tcptrace/fsm", "tcptrace/events", "tcptrace/events/capture"},
+	"output":               {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle"},
+	"output/ladder":        {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output"},
+	"output/stat":          {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output", "github.com/DataDog/sketches-go/..."},
 	"output/prom": {
 		"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output",
 		"github.com/prometheus/client_golang/...", "github.com/prometheus/client_model/...",
@@ -47,6 +53,7 @@ var mayImport = map[string][]string{
 	"output/outputtest":    {"tcptrace/fsm", "tcptrace/events", "tcptrace/fsm/lifecycle", "tcptrace/output"},
 	"cmd/bench":            {"github.com/cilium/ebpf/...", "golang.org/x/sys/..."},
 	"cmd/tcptrace":         {"..."},
+	"cmd/vmtest":           {"golang.org/x/sys/...", "github.com/klauspost/compress/zstd"},
 }
 
 // onlyImporters, with what is below them, are of libraries that the program itself does

@@ -39,6 +39,9 @@ func newLife() *cobra.Command {
 		Long:  lifeHelp,
 		Args:  cobra.NoArgs,
 		RunE: begun(func(cmd *cobra.Command) error {
+			if until == untilGone {
+				f.noCapture = "--until gone"
+			}
 			if until == "" {
 				until = untilClosed
 				if f.format == "json" || f.read != "" {
@@ -55,14 +58,14 @@ func newLife() *cobra.Command {
 				return f.drawLadders(cmd, "waiting for connections to end", until == untilGone, open)
 			}
 			return f.run(cmd, "waiting for connections to end", &output.TextOptions{Table: output.TableLifecycles}, func(r *results) view {
-				return &lifeView{results: r, untilGone: until == untilGone, open: open}
+				return &lifeView{results: r, untilGone: until == untilGone && !r.packets, open: open}
 			})
 		}),
 	}
 	f.register(cmd)
 	f.registerLadder(cmd)
 	f.registerStuck(cmd)
-	cmd.Flags().StringVar(&until, "until", "", "`WHEN` to print: closed, with TIME_WAIT only begun, or gone, with TIME_WAIT over\n(default closed; gone for JSON and for recordings)")
+	cmd.Flags().StringVar(&until, "until", "", "`WHEN` to print: closed, with TIME_WAIT only begun, or gone, with TIME_WAIT over\n(default closed; gone for JSON and for recordings, not for captures of packets)")
 	cmd.Flags().BoolVar(&open, "open", false, "at the end also print what is still open")
 	complete(cmd, "until", untilClosed, untilGone)
 	return cmd

@@ -94,6 +94,9 @@ func (p *usagePrinter) Window(w *stat.Window) error {
 			p.clock.Time(w.Start).In(time.Local).Format("2006-01-02 15:04:05")),
 		Color: p.flags.color(p.cmd.OutOrStdout()),
 	}
+	if w.Inferred() {
+		u.Title += ", inferred from packets"
+	}
 	for e, c := range w.Edges {
 		use := diagram.Use{From: e.From, To: e.To, Count: c.All, Illegal: c.Illegal}
 		if d := &c.Dwell; d.Count > 0 {

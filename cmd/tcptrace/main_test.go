@@ -36,6 +36,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("TZ", "UTC")
 			here, err := os.Getwd()
 			env.Setenv("RECORDINGS", here+"/testdata/recordings")
+			env.Setenv("CAPTURES", here+"/testdata/captures")
 			return err
 		},
 	})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"slices"
@@ -45,6 +46,9 @@ type idler interface {
 	idle(until uint64) error
 }
 
+// remarker is a source of which, when it has ended, there is more to say.
+type remarker interface{ remarks() []output.Notice }
+
 // results is what the views have in common.
 type results struct {
 	filter  *filter
@@ -55,6 +59,7 @@ type results struct {
 	names   nameTable
 	unnamed uint64 // transitions left out, because the name of a cgroup is not known
 	summary output.Summary
+	packets bool // the source is a capture, which shows neither owners nor the end of TIME_WAIT
 }
 
 // shown counts a row, and ends the reading after the last one wanted.
@@ -126,6 +131,13 @@ func (p *pipeline) take(r *events.Record) error {
 		return nil
 	case events.KindWalked:
 		return p.walkEnded(&r.Walked)
+	case events.KindGone:
+		p.tracker.Forget(r.Event.Cookie, r.Event.Generation)
+		return nil
+	case events.KindClock:
+		return p.sink.Notice(&output.Notice{
+			Kind: output.NoticeClock, Reason: clockWords(p.clock.Step(r.Clock)), Time: p.clock.Time(r.Clock.Time),
+		})
 	case events.KindLoss:
 		if r.Loss.Reason.Records() {
 			p.summary.Lost += r.Loss.Count
@@ -165,6 +177,15 @@ func (p *pipeline) walkEnded(w *events.Walked) error {
 	return p.view.walkEnded(w)
 }
 
+// clockWords says by how much the wall clock was set forward.
+func clockWords(by time.Duration) string {
+	by = by.Round(time.Millisecond) // it is known no better
+	if by < 0 {
+		return fmt.Sprintf("the wall clock was set back by %v", -by)
+	}
+	return fmt.Sprintf("the wall clock was set forward by %v", by)
+}
+
 // wantsPlace reports whether the filter wants a socket for its cgroup. Where the
 // name of that is not known, it counts what is left out for this alone.
 func (r *results) wantsPlace(t *lifecycle.Transition) bool {
@@ -191,6 +212,13 @@ func (p *pipeline) finishResults() error {
 	if p.unnamed > 0 {
 		if err := p.sink.Notice(&output.Notice{Kind: output.NoticeUndecided, Reason: reasonUnnamed, Count: p.unnamed}); err != nil {
 			return err
+		}
+	}
+	if s, ok := p.source.(remarker); ok {
+		for _, n := range s.remarks() {
+			if err := p.sink.Notice(&n); err != nil {
+				return err
+			}
 		}
 	}
 	if n := p.tracker.Evicted(); n > 0 {

@@ -23,6 +23,7 @@ var recordings = map[string]func() []byte{
 	"containers.tct": containers,
 	"stuck.tct":      stuck,
 	"ports.tct":      portsInUse,
+	"clock.tct":      clockSet,
 }
 
 // scenarios is one host on which everything happens in turn that one transition
@@ -100,6 +101,34 @@ func containers() []byte {
 			records = append(records, events.Record{Kind: events.KindTransition, Event: e})
 			done++
 		}
+	}
+	return eventstest.RecordingOf(records)
+}
+
+// clockSet is one on which the wall clock is set forward by an hour while a connection
+// is open, and back by two when it is over.
+func clockSet() []byte {
+	s := eventstest.New(eventstest.Start)
+	client, _ := s.Pair("10.0.0.1:40000", "10.0.0.2:80")
+	client.To(fsm.SynSent, time.Second).To(fsm.Established, time.Millisecond)
+	before := len(s.Events())
+	client.To(fsm.Closed, 10*time.Second, eventstest.Errno(104))
+	after := len(s.Events())
+	s.Refused()
+
+	list := s.Events()
+	at := list[before-1].Time + uint64(time.Second)
+	offset := eventstest.Header().ClockOffset
+	var records []events.Record
+	for i, e := range list {
+		switch i {
+		case before:
+			records = append(records, events.Record{Kind: events.KindClock, Clock: events.ClockStep{Time: at, Offset: offset + int64(time.Hour)}})
+		case after:
+			at = list[after-1].Time + 1
+			records = append(records, events.Record{Kind: events.KindClock, Clock: events.ClockStep{Time: at, Offset: offset - int64(time.Hour)}})
+		}
+		records = append(records, events.Record{Kind: events.KindTransition, Event: e})
 	}
 	return eventstest.RecordingOf(records)
 }

@@ -114,6 +114,7 @@ const traceHelp = `  sudo tcptrace                                  every transi
   sudo tcptrace -c 100 --duration 30s            stop after 100 transitions or 30 seconds
   sudo tcptrace -w incident.tct                  show and record
   tcptrace -r incident.tct --wide                look at the recording, anywhere, without privileges
+  tcptrace -r incident.pcap                      what both ends did, inferred from a capture of packets
   sudo tcptrace --duration 1m --fail-on illegal  a check for scripts: status 4 if there was one
   sudo tcptrace life                             one line per connection: path, times, why it ended
   sudo tcptrace life --ladder -c 1               both ends of a connection, drawn as in a textbook

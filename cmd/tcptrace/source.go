@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -48,7 +49,10 @@ type live struct {
 	idle    bool
 	losses  bpf.Losses
 	pending []events.Loss
-	checkAt uint64 // when to look at the losses again
+	checkAt uint64           // when to look at the losses again
+	clockAt uint64           // when to look at the wall clock again
+	offset  int64            // its offset then
+	step    events.ClockStep // which is to be delivered; Time 0: none is
 
 	walks   walks
 	walking chan walked // of the walk that goes on; nil: none does
@@ -60,8 +64,8 @@ type live struct {
 // walks says when the sockets that are there are walked: at the start, and then
 // with this time between, if it is not 0.
 type walks struct {
-	every time.Duration
-	only  bool // nothing is traced: once, and that is the end
+	every time.Duration // at least, see walkRest
+	only  bool          // nothing is traced: once, and that is the end
 }
 
 // walked is what came of a walk.
@@ -70,9 +74,21 @@ type walked struct {
 	err error
 }
 
+// walkRest bounds the time for which nothing is walked after a walk that took long, as
+// where there are a thousand network namespaces, or its reader was slow: else it is
+// walkShare times as long.
+const walkRest = uint64(time.Minute)
+
 // settle is how long a record may be behind others in the ring that are
 // younger: a CPU takes the time, then, a moment later, its place.
 const settle = uint64(5 * time.Millisecond)
+
+// The wall clock is looked at so often, and was set if it is off by so much: it is read
+// to a microsecond, but for a moment in which the host does not run this.
+const (
+	clockInterval = uint64(100 * time.Millisecond)
+	clockStep     = int64(5 * time.Millisecond)
+)
 
 // lossInterval is how often the loss counters are read.
 const lossInterval = uint64(time.Second)
@@ -92,7 +108,7 @@ func openLive(o *bpf.Options, walks walks) (*live, error) {
 		return nil, errors.Join(err, tracer.Close())
 	}
 	l := &live{
-		tracer: tracer, clock: events.Clock{Offset: offset},
+		tracer: tracer, clock: events.NewClock(offset), offset: offset,
 		start: start, checkAt: start + lossInterval, walks: walks,
 	}
 	l.walk(start)
@@ -140,7 +156,7 @@ func (l *live) checkWalk(now uint64) {
 	case w := <-l.walking:
 		l.walking = nil
 		l.cancel()
-		l.walkAt = now + uint64(l.walks.every)
+		l.walkAt = now + max(uint64(l.walks.every), min(walkShare*(w.Time-w.Start), walkRest))
 		l.walked = w.Walked
 		if w.err != nil { // what is traced is as good without
 			l.walked.Failed, l.walked.Unseen = true, w.err.Error()
@@ -157,6 +173,11 @@ func (l *live) Next(r *events.Record) error {
 		if at := l.walked.Time; at != 0 && at <= l.until && !l.order.Waits(at) {
 			r.Kind, r.Walked = events.KindWalked, l.walked
 			l.walked = events.Walked{}
+			return nil
+		}
+		if at := l.step.Time; at != 0 && at <= l.until && !l.order.Waits(at) {
+			r.Kind, r.Clock = events.KindClock, l.step
+			l.step = events.ClockStep{}
 			return nil
 		}
 		if l.order.Pop(l.until, &r.Event) {
@@ -225,10 +246,30 @@ func (l *live) read() error {
 // look does what is due beside reading.
 func (l *live) look(now uint64) error {
 	l.checkWalk(now)
+	if err := l.checkClock(now); err != nil {
+		return err
+	}
 	if now < l.checkAt {
 		return nil
 	}
 	return l.checkLosses(now)
+}
+
+// checkClock looks whether the wall clock was set.
+func (l *live) checkClock(now uint64) error {
+	if now < l.clockAt || l.step.Time != 0 {
+		return nil
+	}
+	l.clockAt = now + clockInterval
+	offset, err := bpf.ClockOffset()
+	if by := offset - l.offset; err != nil || -clockStep < by && by < clockStep {
+		return err
+	}
+	if now, err = bpf.Now(); err != nil {
+		return err
+	}
+	l.offset, l.step = offset, events.ClockStep{Time: now, Offset: offset}
+	return nil
 }
 
 // Stop implements [source]. It takes effect when Next reads again, which an idle
@@ -329,53 +370,115 @@ func (l *live) header() (capture.Header, error) {
 	return capture.Header{
 		Start: l.start, ClockOffset: l.clock.Offset,
 		Kernel: release, BootID: strings.TrimSpace(string(bootID)), Program: programName(),
+		Unmeasured: bounded(l.Unmeasured()),
 	}, nil
+}
+
+// bounded cuts texts to what a recording keeps of one.
+func bounded(texts []string) []string {
+	for i, text := range texts {
+		texts[i] = text[:min(len(text), events.MaxName)]
+	}
+	return texts
+}
+
+// recorded is a source that is a file, and can be read again.
+type recorded interface {
+	source
+	// rewind begins again with the first record. Standard input has to be a file for that.
+	rewind() error
 }
 
 // replay reads from a recording.
 type replay struct {
-	name   string
+	in     *input
 	reader *capture.Reader
-	in     io.Reader
-	file   io.Closer
+	clock  events.Clock
 	limit  uint64 // last time wanted
 	last   uint64 // time of the last record
 	stop   atomic.Bool
 }
 
-// openReplay opens a recording, "-" being stdin. Beyond the duration, 0 for
-// none, it is not read.
-func openReplay(name string, stdin io.Reader, duration time.Duration) (*replay, error) {
-	r := &replay{name: name, limit: ^uint64(0), file: io.NopCloser(nil)}
-	in := stdin
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, err
+// input is a file that -r names, "-" being standard input.
+type input struct {
+	*bufio.Reader // to look at its beginning
+	name          string
+	from          io.Reader
+}
+
+// inputSize is of the buffer in front of what is read.
+const inputSize = 256 << 10
+
+func openInput(name string, stdin io.Reader) (*input, error) {
+	if name == "-" {
+		return &input{bufio.NewReaderSize(stdin, inputSize), name, stdin}, nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return &input{bufio.NewReaderSize(f, inputSize), name, f}, nil
+}
+
+// rewind goes back to the beginning.
+func (i *input) rewind() error {
+	from, ok := i.from.(io.Seeker)
+	if !ok {
+		return errors.New("standard input cannot be read again")
+	}
+	if _, err := from.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("read %s again: %w", i.name, err)
+	}
+	i.Reset(i.from)
+	return nil
+}
+
+// close closes the file. Standard input is not ours.
+func (i *input) close() error {
+	if file, ok := i.from.(io.Closer); ok && i.name != "-" {
+		return file.Close()
+	}
+	return nil
+}
+
+// remedy is what to do about an error.
+type remedy struct {
+	of   error
+	text string
+}
+
+// explain says of which file an error of its reader is, and what to do about it. Those of
+// the file system name the file themselves.
+func (i *input) explain(err error, remedies ...remedy) error {
+	for _, r := range remedies {
+		if errors.Is(err, r.of) {
+			return fmt.Errorf("read %s: %w: %s", i.name, err, r.text)
 		}
-		in, r.file = f, f
 	}
+	return err
+}
+
+// newReplay reads a recording. Beyond the duration, 0 for none, it is not read. After
+// an error the file is closed.
+func newReplay(in *input, duration time.Duration) (*replay, error) {
+	r := &replay{in: in, limit: ^uint64(0)}
 	var err error
-	r.in = in
-	if r.reader, err = capture.NewReader(in); err != nil {
-		return nil, errors.Join(r.explain(err), r.file.Close())
+	if r.reader, err = capture.NewReader(in.Reader); err != nil {
+		return nil, errors.Join(r.explain(err), in.close())
 	}
+	r.clock = events.NewClock(r.reader.Header().ClockOffset)
 	if duration > 0 {
 		r.limit = r.reader.Header().Start + uint64(duration)
 	}
 	return r, nil
 }
 
-// rewind begins again with the first record. Standard input has to be a file for that.
+// rewind implements [recorded].
 func (r *replay) rewind() error {
-	again, ok := r.in.(io.Seeker)
-	if !ok {
-		return errors.New("standard input cannot be read again")
+	if err := r.in.rewind(); err != nil {
+		return err
 	}
-	if _, err := again.Seek(0, io.SeekStart); err != nil {
-		return fmt.Errorf("read the recording again: %w", err)
-	}
-	reader, err := capture.NewReader(r.in)
+	reader, err := capture.NewReader(r.in.Reader)
 	if err != nil {
 		return r.explain(err)
 	}
@@ -384,23 +487,13 @@ func (r *replay) rewind() error {
 	return nil
 }
 
-// explain says what to do about an error of the reader.
 func (r *replay) explain(err error) error {
-	remedy := ""
-	switch {
-	case errors.Is(err, capture.ErrForeign):
-		remedy = ": make one with tcptrace -w FILE"
-	case errors.Is(err, capture.ErrNewer):
-		remedy = ": update tcptrace"
-	case errors.Is(err, capture.ErrTruncated):
-		remedy = ": the tracer was killed, its disk was full, it still runs, or the copy is not complete; all that came before is shown"
-	case errors.Is(err, capture.ErrCorrupt):
-		remedy = ": copy it again if there is another; all that came before is shown"
-	}
-	if remedy == "" {
-		return err // of the file system, which names the file
-	}
-	return fmt.Errorf("read %s: %w%s", r.name, err, remedy)
+	const shown = "all that came before is shown"
+	return r.in.explain(err,
+		remedy{capture.ErrForeign, "make one with tcptrace -w FILE"},
+		remedy{capture.ErrNewer, "update tcptrace"},
+		remedy{capture.ErrTruncated, "the tracer was killed, its disk was full, it still runs, or the copy is not complete; " + shown},
+		remedy{capture.ErrCorrupt, "copy it again if there is another; " + shown})
 }
 
 func (r *replay) Next(rec *events.Record) error {
@@ -420,6 +513,8 @@ func (r *replay) Next(rec *events.Record) error {
 		at = rec.Loss.Time
 	case events.KindWalked:
 		at = rec.Walked.Time
+	case events.KindClock:
+		at = rec.Clock.Time
 	case events.KindName:
 		at = r.last
 	}
@@ -430,11 +525,11 @@ func (r *replay) Next(rec *events.Record) error {
 	return nil
 }
 
-// Unmeasured implements [source]: what is not in the records is not known.
-func (r *replay) Unmeasured() []string { return nil }
+// Unmeasured implements [source]: what was not, when it was recorded.
+func (r *replay) Unmeasured() []string { return r.reader.Header().Unmeasured }
 
 func (r *replay) Stop()               { r.stop.Store(true) }
-func (r *replay) Clock() events.Clock { return r.reader.Header().Clock() }
+func (r *replay) Clock() events.Clock { return r.clock }
 func (r *replay) Start() uint64       { return r.reader.Header().Start }
 
 // End returns when the recording was ended, or when what was read of it ends.
@@ -451,5 +546,5 @@ func (r *replay) End() uint64 {
 
 func (r *replay) Close() error {
 	r.reader.Close()
-	return r.file.Close()
+	return r.in.close()
 }

@@ -71,6 +71,7 @@ func newStat() *cobra.Command {
 			}
 			portsTop := 0
 			if withPorts {
+				f.noCapture = "--ports"
 				portsTop = top
 			}
 			return f.countTransitions(cmd, o, portsTop, func(clock events.Clock) printer {
@@ -114,6 +115,7 @@ type printer interface {
 func (f *viewFlags) countTransitions(cmd *cobra.Command, o *stat.Options, portsTop int, open func(events.Clock) printer) error {
 	return f.trace(cmd, "counting TCP state transitions", func(p *pipeline) view {
 		windows := open(p.clock)
+		o.Packets = p.packets
 		v := &statView{traceView: newTraceView(p.results), counts: f.counts}
 		if portsTop > 0 {
 			v.ports = newPorts(p, f.read == "", portsTop)

@@ -198,7 +198,11 @@ func (v *stuckView) finish(end uint64, tracker *lifecycle.Tracker) error {
 			return err
 		}
 	}
-	if v.walks == 0 {
+	if v.packets {
+		v.looked = 0
+		_ = tracker.Each(func(*lifecycle.Life) error { v.looked++; return nil })
+		v.summary.Sockets = v.looked
+	} else if v.walks == 0 {
 		v.summary.Sockets, v.summary.Partial = v.looked, true
 		err := v.sink.Notice(&output.Notice{Kind: output.NoticeUnseen, Reason: "no walk over the sockets came to its end"})
 		if err != nil {

@@ -30,8 +30,8 @@ type topView struct {
 	ctx            context.Context // done: a recording is to leave the screen, too
 	stderr         io.Writer
 	maxConnections int
-	file           string  // the recording
-	replay         *replay // nil: live
+	file           string   // the recording
+	replay         recorded // nil: live
 	screen         screen
 	screenErr      error // of closing it
 
@@ -48,7 +48,7 @@ func newTopView(ctx context.Context, p *pipeline, first *picture.Request, maxCon
 		filterLine: first.Filter, begun: p.filter,
 	}
 	v.pictures = newPictures(p, &stat.Options{By: first.By})
-	v.replay, _ = p.source.(*replay)
+	v.replay, _ = p.source.(recorded)
 	v.whole = v.replay != nil
 	v.answer = v.reply
 	p.source = observed{p.source, v}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"tcptrace/events"
+	"tcptrace/events/pcap"
 	"tcptrace/fsm"
 	"tcptrace/fsm/lifecycle"
 	"tcptrace/output"
@@ -27,7 +28,8 @@ import (
 type viewFlags struct {
 	filter   filterFlags
 	format   string
-	read     string
+	read     string // "": from the kernel
+	readToo  string // beside it: of a recording and a capture, the other
 	write    string
 	count    uint64
 	duration time.Duration
@@ -44,6 +46,9 @@ type viewFlags struct {
 
 	stuck     stuckFlags
 	stuckMode stuckMode
+
+	// noCapture is a flag, as given, that has no meaning for a capture of packets; "": none.
+	noCapture string
 
 	ladder ladderFlags
 
@@ -68,7 +73,7 @@ func (f *viewFlags) register(cmd *cobra.Command) {
 	flags.StringVarP(&f.format, "output", "o", f.outputs()[0], "`FORMAT`: "+orList(f.outputs()))
 	flags.BoolVar(&f.wide, "wide", false, "text: more columns, whole names")
 	flags.BoolVar(&f.noColor, "no-color", false, "text: no colours (also NO_COLOR)")
-	flags.StringVarP(&f.read, "read", "r", "", "read the recording `FILE` (- for standard input) instead of the kernel")
+	flags.VarP(readValue{f}, "read", "r", "read the recording, or the capture of packets, `FILE` (- for standard input) instead of the kernel")
 	flags.StringVarP(&f.write, "write", "w", "", "also record to the new `FILE`, what -p, --comm, -s, --verdict, --socket, addresses and names of cgroups leave out included")
 	flags.Uint64VarP(&f.count, "count", "c", 0, "stop after `N` rows")
 	flags.DurationVar(&f.duration, "duration", 0, "stop after `D`, such as 30s or 5m")
@@ -80,6 +85,34 @@ func (f *viewFlags) register(cmd *cobra.Command) {
 	complete(cmd, "verdict", names(fsm.Verdicts())...)
 	complete(cmd, "fail-on", conditions...)
 }
+
+// readValue is the value of -r, which may be given twice.
+type readValue struct{ f *viewFlags }
+
+// Set implements [pflag.Value].
+func (v readValue) Set(name string) error {
+	switch {
+	case v.f.read == "":
+		v.f.read = name
+		v.f.readToo = ""
+	case v.f.readToo == "":
+		v.f.readToo = name
+	default:
+		return errors.New("want two files at most: a recording and a capture")
+	}
+	return nil
+}
+
+// String implements [pflag.Value].
+func (v readValue) String() string {
+	if v.f == nil {
+		return ""
+	}
+	return v.f.read
+}
+
+// Type implements [pflag.Value].
+func (v readValue) Type() string { return "string" }
 
 // registerTracing adds the flags that say how the kernel is traced.
 func (f *viewFlags) registerTracing(flags *pflag.FlagSet) {
@@ -174,6 +207,7 @@ func (f *viewFlags) trace(cmd *cobra.Command, doing string, makeView func(*pipel
 		results:   &results{filter: filter, clock: source.Clock(), limit: f.count},
 		log:       log,
 	}
+	_, p.packets = source.(*captured)
 	p.view = f.stuckView(makeView(p), p.results)
 	f.confine(cmd, log)
 	if err := p.run(); err != nil {
@@ -205,7 +239,8 @@ func (f *viewFlags) stuckView(inner view, r *results) view {
 		return inner
 	}
 	r.summary.HasStuck = true
-	return &stuckView{results: r, limits: f.stuck.limits, inner: inner, once: f.stuckMode == stuckOnce}
+	// In a capture nothing tells of a socket that does not move, until it has ended.
+	return &stuckView{results: r, limits: f.stuck.limits, inner: inner, once: f.stuckMode == stuckOnce || r.packets}
 }
 
 // stopSignals are those that end tracing in good order. A hang-up that nohup
@@ -265,13 +300,8 @@ func (f *viewFlags) validate(flags *pflag.FlagSet) error {
 // made before the kernel side is loaded, so that a wrong name costs nothing.
 func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (source, *recording, error) {
 	if f.read != "" {
-		r, err := openReplay(f.read, cmd.InOrStdin(), f.duration)
-		if err != nil {
-			return nil, nil, err
-		}
-		h := r.reader.Header()
-		log.Info("reading a recording", "file", f.read, "kernel", h.Kernel, "boot_id", h.BootID, "program", h.Program, "start", h.Clock().Time(h.Start))
-		return r, nil, nil
+		source, err := f.openFiles(cmd.InOrStdin(), filter, log)
+		return source, nil, err
 	}
 
 	if filter.cgroup != "" || filter.container != "" {
@@ -326,6 +356,88 @@ func (f *viewFlags) open(cmd *cobra.Command, filter *filter, log *slog.Logger) (
 	return newNamer(l, f.stuckMode != stuckOff), rec, nil
 }
 
+// openFiles opens what -r names: a file, or a recording and a capture, in any order.
+func (f *viewFlags) openFiles(stdin io.Reader, filter *filter, log *slog.Logger) (source, error) {
+	if f.readToo == "" {
+		return f.openFile(f.read, stdin, filter, log)
+	}
+	if f.read == "-" && f.readToo == "-" {
+		return nil, usagef("-r - -r -: there is one standard input")
+	}
+	j := &joined{}
+	for _, name := range []string{f.read, f.readToo} {
+		// Filters are for what is shown, which is the recording.
+		s, err := f.openFile(name, stdin, nil, log)
+		if err != nil {
+			return nil, errors.Join(err, j.closeOpen())
+		}
+		switch s := s.(type) {
+		case *replay:
+			if j.replay != nil {
+				return nil, errors.Join(usagef("-r %s -r %s: both are recordings: want one, and a capture", f.read, f.readToo), s.Close(), j.closeOpen())
+			}
+			j.replay = s
+		case *captured:
+			if j.capture != nil {
+				return nil, errors.Join(usagef("-r %s -r %s: both are captures: want one, and a recording", f.read, f.readToo), s.Close(), j.closeOpen())
+			}
+			j.capture = s
+		}
+	}
+	return j, nil
+}
+
+// openFile opens a file of -r, which says by its first bytes what it is. Without a filter
+// it may be a capture whatever is asked for.
+func (f *viewFlags) openFile(name string, stdin io.Reader, filter *filter, log *slog.Logger) (source, error) {
+	in, err := openInput(name, stdin)
+	if err != nil {
+		return nil, err
+	}
+	begin, err := in.Peek(pcap.MagicSize)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, errors.Join(err, in.close())
+	}
+	if !pcap.Recognize(begin) {
+		r, err := newReplay(in, f.duration)
+		if err != nil {
+			return nil, err
+		}
+		h := r.reader.Header()
+		log.Info("reading a recording", "file", name, "kernel", h.Kernel, "boot_id", h.BootID, "program", h.Program, "start", h.Clock().Time(h.Start))
+		return r, nil
+	}
+	if flag := f.meaningless(filter); flag != "" {
+		return nil, errors.Join(usagef("%s and a capture of packets exclude each other: packets do not tell it", flag), in.close())
+	}
+	c, err := newCaptured(in, f.duration, f.maxConnections)
+	if err != nil {
+		return nil, err
+	}
+	log.Info("reading a capture", "file", name, "start", c.Clock().Time(c.Start()))
+	return c, nil
+}
+
+// meaningless returns a flag that chooses by what packets do not tell, or "".
+func (f *viewFlags) meaningless(filter *filter) string {
+	if filter == nil {
+		return ""
+	}
+	switch e := &filter.events; {
+	case len(e.PIDs) > 0:
+		return "-p"
+	case len(e.Comms) > 0:
+		return "--comm"
+	case f.filter.netns != "":
+		return "--netns"
+	case f.filter.cgroup != "":
+		return "--cgroup"
+	case f.filter.container != "":
+		return "--container"
+	}
+	return f.noCapture
+}
+
 func (f *viewFlags) logger(w io.Writer) *slog.Logger {
 	if !f.verbose {
 		return slog.New(slog.DiscardHandler)
@@ -345,6 +457,7 @@ func (f *viewFlags) sink(cmd *cobra.Command, s source, text *output.TextOptions)
 		text.MaxRows = f.count
 		text.Color = f.color(out)
 		text.Location = time.Local
+		_, text.Packets = s.(*captured)
 		results = output.NewText(out, s.Clock(), text)
 	}
 	return output.Multi{results, output.NewMessages(cmd.ErrOrStderr())}

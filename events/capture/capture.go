@@ -41,6 +41,7 @@ const (
 	itemEnd        = 3 // time
 	itemName       = 4 // kind, id, text
 	itemWalked     = 5 // start, time, whether it failed, namespaces not entered, in words
+	itemClock      = 6 // time, offset
 )
 
 const (
@@ -48,13 +49,14 @@ const (
 	endSize    = 8
 	nameSize   = 1 + 8         // and the text
 	walkedSize = 8 + 8 + 1 + 2 // and the namespaces, and the text
+	clockSize  = 8 + 8
 )
 
 // Header tells where and when a recording was made.
 type Header struct {
 	// Start is when tracing began, as events.Event.Time.
 	Start uint64 `json:"start"`
-	// ClockOffset is events.Clock.Offset.
+	// ClockOffset is events.Clock.Offset, until the first events.ClockStep.
 	ClockOffset int64 `json:"clock_offset"`
 	// ByteOrder of the transitions: "little" or "big". Create sets it.
 	ByteOrder string `json:"byte_order"`
@@ -62,11 +64,13 @@ type Header struct {
 	// cookies and times of two recordings can be compared if it is the same.
 	Kernel string `json:"kernel"`
 	BootID string `json:"boot_id"`
+	// Unmeasured says in words what was not measured, and why.
+	Unmeasured []string `json:"unmeasured,omitempty"`
 	// Program is the name and version of what wrote the file.
 	Program string `json:"program"`
 }
 
-// Clock returns the clock of the recorded host.
+// Clock returns the clock of the recorded host, as it was at the start.
 func (h *Header) Clock() events.Clock { return events.Clock{Offset: h.ClockOffset} }
 
 var (

@@ -56,6 +56,10 @@ func name(n events.Name) []byte {
 	return item(4, append(b, n.Text...))
 }
 
+func clockStep(s events.ClockStep) []byte {
+	return item(6, binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, s.Time), uint64(s.Offset)))
+}
+
 func walked(w events.Walked) []byte {
 	b := binary.LittleEndian.AppendUint64(nil, w.Start)
 	b = append(binary.LittleEndian.AppendUint64(b, w.Time), 0)

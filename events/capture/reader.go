@@ -135,6 +135,13 @@ func (r *Reader) Read(rec *events.Record) error {
 			}
 			rec.Kind = events.KindWalked
 			return nil
+		case itemClock:
+			rec.Kind = events.KindClock
+			rec.Clock = events.ClockStep{
+				Time:   binary.LittleEndian.Uint64(payload),
+				Offset: int64(binary.LittleEndian.Uint64(payload[8:])),
+			}
+			return nil
 		case itemEnd:
 			r.end = binary.LittleEndian.Uint64(payload)
 			r.err = io.EOF
@@ -144,7 +151,7 @@ func (r *Reader) Read(rec *events.Record) error {
 }
 
 // minSizes are the least payloads of the kinds; a transition is judged by itself.
-var minSizes = [...]int{itemLoss: lossSize, itemEnd: endSize, itemName: nameSize, itemWalked: walkedSize}
+var minSizes = [...]int{itemLoss: lossSize, itemEnd: endSize, itemName: nameSize, itemWalked: walkedSize, itemClock: clockSize}
 
 func readWalked(b []byte) (w events.Walked, err error) {
 	w = events.Walked{

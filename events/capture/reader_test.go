@@ -40,18 +40,20 @@ func small() (b []byte, list []events.Record, perBlock []int) {
 	lost := events.Loss{Time: 5, Reason: events.LossMissed, Count: 6}
 	named := events.Name{Kind: events.NameCgroup, ID: 1 << 40, Text: "/a\n\xff"}
 	found, over := snapshot(all[2]), events.Walked{Start: 7, Time: 8, Unseen: "1 netns"}
+	stepped := events.ClockStep{Time: 4, Offset: -1}
 	list = append(transitions(all[:2]), events.Record{Kind: events.KindName, Name: named})
 	list = append(list, transitions([]events.Event{all[2], found})...)
 	list = append(list,
 		events.Record{Kind: events.KindWalked, Walked: over},
+		events.Record{Kind: events.KindClock, Clock: stepped},
 		events.Record{Kind: events.KindLoss, Loss: lost})
 	b = file(thisHead,
 		block(transition(all[0]), transition(all[1])),
 		block(name(named), transition(all[2])),
 		block(transition(found), walked(over)),
-		block(loss(lost)),
+		block(clockStep(stepped), loss(lost)),
 		block(end(9)))
-	return b, list, []int{2, 2, 2, 1, 0}
+	return b, list, []int{2, 2, 2, 2, 0}
 }
 
 // snapshot is the socket of an event, found by a walk.
@@ -193,12 +195,14 @@ func TestOtherByteOrder(t *testing.T) {
 	lost := events.Loss{Time: 1, Reason: events.LossRingFull, Count: 2}
 	named := events.Name{Kind: events.NameExe, ID: 3, Text: "/bin/sh"}
 	over := events.Walked{Start: 1, Time: 2}
-	items = append(items, loss(lost), name(named), walked(over), end(3))
+	stepped := events.ClockStep{Time: 2, Offset: -3}
+	items = append(items, loss(lost), name(named), walked(over), clockStep(stepped), end(3))
 	got, endTime := mustRead(t, file(head(1, fmt.Sprintf(`{"byte_order":%q}`, otherOrder)), block(items...)))
 	want := append(transitions(list),
 		events.Record{Kind: events.KindLoss, Loss: lost},
 		events.Record{Kind: events.KindName, Name: named},
-		events.Record{Kind: events.KindWalked, Walked: over})
+		events.Record{Kind: events.KindWalked, Walked: over},
+		events.Record{Kind: events.KindClock, Clock: stepped})
 	if !sameRecords(got, want) || endTime != 3 {
 		t.Errorf("read\n%+v, ends at %d, want\n%+v", got, endTime, want)
 	}
@@ -221,7 +225,7 @@ func TestItems(t *testing.T) {
 		records int
 		want    error
 	}{
-		{"unknown kinds", [][]byte{item(0, nil), item(6, []byte("later")), transition(e), item(65535, make([]byte, 65535)), loss(lost), end(1)}, 2, io.EOF},
+		{"unknown kinds", [][]byte{item(0, nil), item(7, []byte("later")), transition(e), item(65535, make([]byte, 65535)), loss(lost), end(1)}, 2, io.EOF},
 		{"longer ones of a later version", [][]byte{item(1, append(bytes.Clone(record), "more"...)), item(2, append(lossItem[4:], "more"...)), item(3, make([]byte, 20))}, 2, io.EOF},
 		{"longer ones of a later walk", [][]byte{item(1, append(bytes.Clone(found), "more"...)), end(1)}, 1, io.EOF},
 		{"a name of a later kind", [][]byte{name(events.Name{Kind: 200, Text: "?"}), end(1)}, 1, io.EOF},
@@ -238,6 +242,7 @@ func TestItems(t *testing.T) {
 		{"a short snapshot", [][]byte{transition(e), item(1, found[:events.SnapshotSize-1])}, 1, capture.ErrCorrupt},
 		{"a short name", [][]byte{transition(e), item(4, make([]byte, 8))}, 1, capture.ErrCorrupt},
 		{"a short end of a walk", [][]byte{transition(e), item(5, make([]byte, 15))}, 1, capture.ErrCorrupt},
+		{"a short step of the clock", [][]byte{transition(e), item(6, make([]byte, 15))}, 1, capture.ErrCorrupt},
 		{"a short end", [][]byte{transition(e), item(3, make([]byte, 7))}, 1, capture.ErrCorrupt},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -393,6 +398,7 @@ func FuzzReader(f *testing.F) {
 	f.Add(uint8(1), file(transition(snapshot(churn(1)[0])), walked(events.Walked{Start: 1, Time: 2})))
 	f.Add(uint8(1), walked(events.Walked{Unseen: strings.Repeat("n", events.MaxName+1)}))
 	f.Add(uint8(1), name(events.Name{Kind: events.NameExe, ID: 1, Text: strings.Repeat("n", events.MaxName+1)}))
+	f.Add(uint8(1), clockStep(events.ClockStep{Time: 1, Offset: -1}))
 	f.Add(uint8(2), encoder.EncodeAll(end(1), nil))
 	f.Fuzz(func(t *testing.T, how uint8, b []byte) {
 		switch how % 3 {
@@ -407,7 +413,7 @@ func FuzzReader(f *testing.F) {
 			var rec events.Record
 			for err = r.Read(&rec); err == nil; err = r.Read(&rec) {
 				switch rec.Kind {
-				case events.KindTransition, events.KindLoss:
+				case events.KindTransition, events.KindLoss, events.KindClock:
 				case events.KindName, events.KindWalked:
 					if n := max(len(rec.Name.Text), len(rec.Walked.Unseen)); n > events.MaxName {
 						t.Fatalf("a text of %d bytes", n)

@@ -93,6 +93,10 @@ func (w *Writer) Write(r *events.Record) error {
 			w.raw = binary.LittleEndian.AppendUint32(w.raw, inode)
 		}
 		w.raw = append(w.raw, unseen...)
+	case events.KindClock:
+		w.head(itemClock, clockSize)
+		w.raw = binary.LittleEndian.AppendUint64(w.raw, r.Clock.Time)
+		w.raw = binary.LittleEndian.AppendUint64(w.raw, uint64(r.Clock.Offset))
 	}
 	if len(w.raw) >= blockTarget {
 		return w.Flush()

@@ -3,6 +3,7 @@ package eventstest_test
 import (
 	"bytes"
 	"fmt"
+	"reflect"
 	"testing"
 
 	"tcptrace/events"
@@ -173,7 +174,7 @@ func TestRecordingKeepsTheOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if *r.Header() == (capture.Header{}) {
+	if reflect.DeepEqual(*r.Header(), capture.Header{}) {
 		t.Error("no header")
 	}
 	var got []events.Record

@@ -94,8 +94,11 @@ const (
 )
 
 // IsConnection reports whether it is, or was to become, a connection: it is no
-// listener.
-func (l *Life) IsConnection() bool { return l.flags&lifeListener == 0 }
+// listener, and more than the closing of a socket that was closed already.
+func (l *Life) IsConnection() bool {
+	stayedClosed := l.steps == 1 && l.path[0] == fsm.Closed
+	return l.flags&lifeListener == 0 && !stayedClosed
+}
 
 // InMinisock reports whether a minisock has taken over: the socket is closed, and
 // the kernel keeps TIME_WAIT, or FIN_WAIT_2, without it.
@@ -145,8 +148,8 @@ func (l *Life) observe(t *Transition) {
 		l.visit(e.From)
 		l.entered = 0
 	}
-	// Of a lower bound is told in the first state alone.
-	hasDwell := t.HasDwell && (!t.AtLeast || l.flags&lifeAtLeast != 0 && e.From == l.path[0])
+	// Of a lower bound is told in the first state alone; packets bound most of them.
+	hasDwell := t.HasDwell && (!t.AtLeast || e.Wire != nil || l.flags&lifeAtLeast != 0 && e.From == l.path[0])
 	if e.From != e.To {
 		if hasDwell {
 			l.dwell.spend(e.From, e.Entered, e.Time)
@@ -165,7 +168,7 @@ func (l *Life) observe(t *Transition) {
 	}
 	l.prev, l.last = e.From, e.To
 	l.identify(e)
-	if e.Source == events.SourceTracepoint {
+	if e.Source == events.SourceTracepoint || e.Wire != nil && e.Wire.Counted {
 		l.count(e)
 	}
 }
@@ -270,7 +273,7 @@ func (l *Life) begin(t *Transition) {
 	case e.From == fsm.Closed && e.To == fsm.SynSent:
 		l.role, l.start = RoleActive, e.Time
 		l.flags |= lifeBegun
-	case t.AtLeast:
+	case t.AtLeast && e.Wire == nil:
 		l.start = e.Entered
 		l.flags |= lifeSince | lifeAtLeast
 	}
@@ -280,7 +283,7 @@ func (l *Life) begin(t *Transition) {
 func (l *Life) open(t *Transition) {
 	e := t.Event
 	switch {
-	case e.From == fsm.SynRcvd && l.role == RolePassive && t.HasDwell && !t.AtLeast:
+	case e.From == fsm.SynRcvd && l.role == RolePassive && t.HasDwell && (!t.AtLeast || e.Wire != nil):
 		// The child was born at the final ACK; its dwell is from the SYN on.
 		l.start = e.Entered
 		if e.To != fsm.Closed {

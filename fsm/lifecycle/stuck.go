@@ -217,8 +217,28 @@ func (s *Stuck) Hint() string { return string(s.AppendHint(nil)) }
 
 // AppendHint appends what Hint returns.
 func (s *Stuck) AppendHint(b []byte) []byte {
+	if !events.IsWireCookie(s.Cookie) {
+		return s.appendHint(b)
+	}
+	switch s.State {
+	case fsm.SynSent: // perhaps there was one, that has not arrived
+		b = append(b, "no answer to the SYN was acknowledged"...)
+	default:
+		b = s.appendHint(b)
+	}
+	switch s.State {
+	case fsm.Established, fsm.CloseWait: // to leave them takes a packet
+		return append(b, "; by the packets"...)
+	}
+	return append(b, "; by the packets: it may have given up since, which none shows"...)
+}
+
+func (s *Stuck) appendHint(b []byte) []byte {
 	switch s.State {
 	case fsm.SynSent:
+		if s.HasSnapshot && s.Snapshot.SendQueue == 0 {
+			return append(b, "the SYN waits for data of the process (TCP_FASTOPEN_CONNECT)"...)
+		}
 		if !s.HasSnapshot || s.Snapshot.Unanswered == 0 {
 			return append(b, "no answer to the SYN"...)
 		}

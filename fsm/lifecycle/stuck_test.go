@@ -229,6 +229,7 @@ func TestHint(t *testing.T) {
 		{stuck{State: fsm.SynSent}, "no answer to the SYN"},
 		{found(fsm.SynSent, events.Snapshot{SendQueue: 1}), "no answer to the SYN"},
 		{found(fsm.SynSent, events.Snapshot{SendQueue: 1, Unanswered: 2}), "no answer to 3 SYNs"},
+		{found(fsm.SynSent, events.Snapshot{}), "the SYN waits for data of the process (TCP_FASTOPEN_CONNECT)"},
 
 		{stuck{State: fsm.SynRcvd}, "the handshake is not completed"},
 		{found(fsm.SynRcvd, events.Snapshot{}), "the handshake is not completed"},

@@ -29,6 +29,8 @@ type Transition struct {
 	Dwell    time.Duration
 	HasDwell bool
 	AtLeast  bool
+	// AtMost: it is an upper bound. Packets alone have it.
+	AtMost bool
 	// Place is what the socket's cgroup is for.
 	Place events.Place
 	// Life is the socket's history, this event included. It is valid until the
@@ -127,6 +129,7 @@ func (t *Tracker) Observe(e *events.Event, out *Transition) {
 	if e.Entered != 0 && e.Entered <= e.Time {
 		out.Dwell, out.HasDwell = time.Duration(e.Time-e.Entered), true
 		out.AtLeast = e.Flags&events.FlagAtLeast != 0
+		out.AtMost = e.Wire != nil && e.Wire.AtMost
 	}
 	if e.Source == events.SourceSnapshot {
 		t.snapshot(out)
@@ -229,6 +232,18 @@ func (t *Tracker) Sweep(walked func(netns uint32) bool, f func(*Life) error) err
 	return nil
 }
 
+// Forget forgets a socket whose end nothing will tell of, and returns what was known of
+// it, or nil. The Life is valid until the next call of another method.
+func (t *Tracker) Forget(cookie uint64, generation uint32) *Life {
+	i, found := t.find(socketID{cookie, generation})
+	if !found {
+		return nil
+	}
+	t.unended = t.lives.at(i).Life
+	t.remove(i)
+	return &t.unended
+}
+
 // endEarlier forgets the generation before the event's, of whose end there was no
 // record, and returns it. One in a minisock goes on.
 func (t *Tracker) endEarlier(e *events.Event) *Life {
@@ -265,6 +280,11 @@ func (t *Tracker) judgeContinuity(l *Life, found bool, out *Transition) {
 	e := out.Event
 	continues := e.From == l.last || l.finReached(e) || e.Flags&events.FlagCountedBefore != 0
 	switch {
+	case e.Wire != nil:
+		// There are no records to miss: what was not captured the packets themselves tell.
+		if j := &e.Wire.Judgement; j.Verdict != 0 {
+			out.Verdict, out.Rule, out.Reason = j.Verdict, j.Rule, j.Reason
+		}
 	case out.Verdict == fsm.Illegal:
 	case !found && (t.evicted > 0 || e.From == fsm.Closed && e.To == fsm.Closed):
 		// Forgotten, for want of room or at its first step to CLOSED: what is

@@ -265,9 +265,18 @@ func TestClosedTwice(t *testing.T) {
 	s := eventstest.New(eventstest.Start)
 	c := s.Socket("10.0.0.1:40000", "10.0.0.2:80")
 	c.To(fsm.SynSent, 0).To(fsm.Closed, time.Millisecond, eventstest.Errno(111)).To(fsm.Closed, time.Millisecond)
-	out := observe(lifecycle.NewTracker(0), s.Events())
-	if last := out[len(out)-1]; last.Verdict != fsm.Linux {
-		t.Errorf("the second is %v, %q, want linux", last.Verdict, last.Reason)
+	list := s.Events()
+	tr := lifecycle.NewTracker(0)
+	for i := range list {
+		var out lifecycle.Transition
+		tr.Observe(&list[i], &out)
+		second := i == len(list)-1
+		if second && out.Verdict != fsm.Linux {
+			t.Errorf("the second is %v, %q, want linux", out.Verdict, out.Reason)
+		}
+		if out.Life.IsConnection() == second { // else it would be counted again
+			t.Errorf("%v -> %v is of a connection: %t", out.From, out.To, !second)
+		}
 	}
 }
 
@@ -538,5 +547,36 @@ func BenchmarkObserve(b *testing.B) {
 				tr.Observe(&again, &out)
 			}
 		})
+	}
+}
+
+// TestForget: what is forgotten is given back once, and counted no more.
+func TestForget(t *testing.T) {
+	tracker := lifecycle.NewTracker(0)
+	e := events.Event{Time: 5, Cookie: events.WireCookie(7, true), Seq: 1, From: fsm.FinWait1, To: fsm.TimeWait, Source: events.SourcePackets, Wire: &events.Wire{AtMost: true}, Entered: 2}
+	var tr lifecycle.Transition
+	tracker.Observe(&e, &tr)
+	if !tr.AtMost || tr.AtLeast || tr.Dwell != 3 || tr.Verdict != fsm.Legal {
+		t.Errorf("observed %+v, want at most 3 ns, legal", tr)
+	}
+	if tracker.Forget(e.Cookie, 1) != nil {
+		t.Error("another generation was there")
+	}
+	l := tracker.Forget(e.Cookie, 0)
+	if l == nil || tracker.Count(fsm.TimeWait) != 0 {
+		t.Fatalf("forgot %v, %d are still in TIME_WAIT", l, tracker.Count(fsm.TimeWait))
+	}
+	var c lifecycle.Lifecycle
+	if l.Lifecycle(9, &c); c.Cookie != e.Cookie || !c.Open || len(c.Path) != 2 {
+		t.Errorf("forgot %+v", c)
+	}
+	if tracker.Forget(e.Cookie, 0) != nil {
+		t.Error("it was there twice")
+	}
+	// Its own word overrules that of the edge.
+	e.Seq, e.From, e.To = 9, fsm.Established, fsm.FinWait1
+	e.Wire = &events.Wire{Judgement: fsm.Judgement{Verdict: fsm.Gap, Reason: "not captured"}}
+	if tracker.Observe(&e, &tr); tr.Verdict != fsm.Gap || tr.Reason != "not captured" {
+		t.Errorf("judged %v: %s, want a gap: not captured", tr.Verdict, tr.Reason)
 	}
 }

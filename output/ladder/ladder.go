@@ -88,6 +88,9 @@ type Arrow struct {
 	// SentBy and ReceivedBy are the steps that go with that, as indices of the Steps of
 	// its ends, or NoStep.
 	SentBy, ReceivedBy int
+	// Captured: the segment was captured on its way, which Sent is the time of; when it
+	// arrived nothing has shown.
+	Captured bool
 	// Inferred: nobody has seen the segment. A change of one end, to SentBy, is what
 	// the change of the other, to ReceivedBy, answers.
 	Inferred bool

@@ -357,6 +357,9 @@ func (s *SVG) arrow(a *Arrow, sent, received int, at func(int) int) {
 		from = to - short*2
 		y2 = at(received)
 		y1 = y2 - rowHeight/3
+	case received == NoStep && a.Captured:
+		y1 = at(sent)
+		y2 = y1 + rowHeight/3
 	case received == NoStep:
 		to = from + short*2
 		y1 = at(sent)

@@ -294,7 +294,7 @@ func (l *Ladder) who(side Side) string {
 		b = output.AppendEscaped(append(b, ", "...), []byte(e.Place.Unit))
 	}
 	if e.Cookie != 0 {
-		b = fmt.Appendf(b, ", socket %x", e.Cookie)
+		b = events.AppendCookie(append(b, ", socket "...), e.Cookie)
 	}
 	if o := l.Ends[side.Other()]; o != nil && o.NetNS != e.NetNS {
 		b = fmt.Appendf(b, ", netns %d", e.NetNS)
@@ -427,6 +427,9 @@ func (l *Ladder) arrow(arrows []int, width int, o *Options) string {
 // half returns at which side the arrow is, if it is not known of the other: of one
 // that was not seen sent or received there.
 func (a *Arrow) half() string {
+	if a.Captured {
+		return ""
+	}
 	sent, received := a.Sent != 0 || a.SentBy != NoStep, a.Received != 0 || a.ReceivedBy != NoStep
 	switch {
 	case sent && received:
@@ -510,7 +513,7 @@ func (l *Ladder) remarks() []remark {
 		}
 		list = append(list, remark{text: name + ": " + string(output.AppendStory(nil, &e.Lifecycle))})
 		if e.Verdict == fsm.Gap {
-			list = append(list, remark{name + ": gap: records are missing", fsm.Gap})
+			list = append(list, remark{name + ": gap: " + output.Missing(&e.Lifecycle), fsm.Gap})
 		}
 		for i := range e.Violations {
 			list = append(list, remark{name + ": ILLEGAL: " + e.Violations[i].Reason, fsm.Illegal})

@@ -189,18 +189,15 @@ func TestReceiverInTrouble(t *testing.T) {
 			t.Parallel()
 			e := open(t, url)
 			s := e.Start(events.Clock{})
+			// Who waited for the receiver would do so 3000 times, for seconds each.
+			const most, tooLong = 3000, time.Minute
 			begun, found := time.Now(), outputtest.Stuck()
-			const most = 3000
 			for range most {
 				check(t, s.Stuck(found))
 			}
-			if took := time.Since(begun); took > 4*time.Second {
-				t.Errorf("%d findings took %v", most, took)
-			}
-			begun = time.Now()
 			check(t, s.Close())
-			if took := time.Since(begun); took > 8*time.Second {
-				t.Errorf("the end took %v", took)
+			if took := time.Since(begun); took > tooLong {
+				t.Errorf("%d findings and the end took %v", most, took)
 			}
 			dropped(t, e, most, 1)
 			if told := e.told(); strings.Count(told, "\n") != 0 || !strings.Contains(told, url) || !strings.Contains(told, c.findout) {

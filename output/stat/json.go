@@ -48,6 +48,7 @@ type object struct {
 	Groups        []group          `json:"groups,omitzero"`
 	Other         *group           `json:"other,omitempty"`
 	Ports         []portsObject    `json:"ports,omitzero"`
+	Source        string           `json:"source,omitempty"`
 }
 
 type matrixCell struct {
@@ -157,6 +158,9 @@ func (j *JSON) Window(w *Window) error {
 	}
 	if rate, known := w.Rate(); known {
 		o.Rate = &rate
+	}
+	if w.Inferred() {
+		o.Source = events.SourcePackets.String()
 	}
 	from := w.states(func(e Edge, s fsm.State) bool { return s == e.From })
 	to := w.states(func(e Edge, s fsm.State) bool { return s == e.To })

@@ -28,6 +28,9 @@ type Options struct {
 	// Ports returns how full the local ports are at a time, the fullest first. It is
 	// asked at the end of each window; nil: that is not wanted.
 	Ports func(at uint64) []Ports
+	// Packets: all of it is inferred from packets, and times are those at the point of
+	// capture, be they bounds of those at the ends or not.
+	Packets bool
 	// Counted returns what the kernel side has counted by [Bounds]. It is asked at the
 	// end of each window; nil: everything comes as a transition.
 	Counted output.Counter
@@ -95,18 +98,26 @@ func (s *Sink) Lifecycle(*lifecycle.Lifecycle) error { return nil }
 // Notice implements [output.Sink]. It counts losses.
 func (s *Sink) Notice(n *output.Notice) error {
 	if n.Kind == output.NoticeLost {
-		s.losses = append(s.losses, loss{uint64(n.Time.UnixNano() - s.clock.Offset), n.Reason, n.Count})
+		s.losses = append(s.losses, loss{s.clock.Boot(n.Time), n.Reason, n.Count})
 	}
 	return s.Sink.Notice(n)
 }
 
-// Advance shows the windows that are over by the given time.
+// maxSilence bounds the windows that are shown of a time in which nothing came, as when
+// the host slept, or in a recording that says that it did for ages.
+const maxSilence = 1000
+
+// Advance shows the windows that are over by the given time, but no more than maxSilence.
 func (s *Sink) Advance(now uint64) error {
 	interval := uint64(s.options.Interval)
 	if interval == 0 {
 		return nil
 	}
-	for now >= s.window.Start && now-s.window.Start >= interval {
+	for shown := 0; now >= s.window.Start && now-s.window.Start >= interval; shown++ {
+		if shown == maxSilence {
+			s.window.Start = now - (now-s.window.Start)%interval
+			break
+		}
 		if err := s.show(s.window.Start+interval, false); err != nil {
 			return err
 		}
@@ -293,7 +304,7 @@ func (w *Window) add(t *lifecycle.Transition) {
 	w.Tally.add(t)
 	if timed(t) {
 		c.Dwell.observe(t)
-		if h := w.hists[t.From]; h != nil && t.HasDwell && !t.AtLeast {
+		if h := w.hists[t.From]; h != nil && t.HasDwell && !atLeast(t) {
 			h.add(t.Dwell, 1)
 		}
 	}
@@ -344,12 +355,19 @@ func timed(t *lifecycle.Transition) bool {
 	return t.From != t.To && t.From != fsm.Closed && t.From.Known() && !born
 }
 
+// atLeast reports whether the time that the transition ends is a lower bound. Packets
+// tell the time between two of them exactly.
+func atLeast(t *lifecycle.Transition) bool { return t.AtLeast && t.Wire == nil }
+
+// Inferred reports whether the window is inferred from packets.
+func (w *Window) Inferred() bool { return w.options.Packets }
+
 // observe adds the time that the transition ends.
 func (d *Dwell) observe(t *lifecycle.Transition) {
 	switch {
 	case !t.HasDwell:
 		d.Unknown++
-	case t.AtLeast:
+	case atLeast(t):
 		d.AtLeast++
 	default:
 		d.add(t.Dwell)

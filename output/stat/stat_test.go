@@ -537,3 +537,31 @@ func BenchmarkCount(b *testing.B) {
 		})
 	}
 }
+
+// A time in which nothing came, however long, makes a bounded number of windows, and
+// those after it begin where they would have.
+func TestWindowsOfSilence(t *testing.T) {
+	const second = uint64(time.Second)
+	k := &kept{}
+	s := stat.NewSink(k, k, clock, 0, &stat.Options{Interval: time.Second})
+	late := uint64(1<<63) / second * second
+	if err := errors.Join(
+		s.Transition(quit(second/2, 1)),
+		s.Transition(quit(late+second/2, 1)),
+		s.Finish(^uint64(0)),
+	); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(k.windows); n > 2100 {
+		t.Fatalf("%d windows", n)
+	}
+	var with []time.Duration
+	for _, w := range k.windows {
+		if w.Transitions > 0 {
+			with = append(with, time.Duration(w.Start))
+		}
+	}
+	if !slices.Equal(with, []time.Duration{0, time.Duration(late)}) {
+		t.Errorf("transitions in the windows from %v", with)
+	}
+}

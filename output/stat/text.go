@@ -88,6 +88,9 @@ func (t *Text) heading(w *Window) {
 	if rate, known := w.Rate(); known {
 		fmt.Fprintf(t.w, " in %v, %.1f/s", w.Duration().Round(time.Millisecond), rate)
 	}
+	if w.Inferred() {
+		t.w.WriteString(", inferred from packets: times are between those")
+	}
 	t.w.WriteByte('\n')
 }
 
