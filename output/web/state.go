@@ -174,7 +174,7 @@ func stateOf(p *picture.Picture) *stateJSON {
 	}
 	for i := range p.Notices {
 		n := &p.Notices[i]
-		shown := notice{Kind: string(n.Kind), Text: n.Words(), Count: n.Count}
+		shown := notice{Kind: string(n.Kind), Text: string(output.AppendEscaped(nil, []byte(n.Words()))), Count: n.Count}
 		if !n.Time.IsZero() {
 			shown.Time = &n.Time
 		}
