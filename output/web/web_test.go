@@ -224,14 +224,22 @@ func next(t *testing.T, r *bufio.Reader) string {
 	}
 }
 
-func look(t *testing.T, url string) *http.Response {
+// looker is a browser that looks.
+type looker struct {
+	status int
+	header http.Header
+	body   *bufio.Reader
+	leave  func() error
+}
+
+func look(t *testing.T, url string) *looker {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/events", nil)
 	check(t, err)
 	response, err := http.DefaultClient.Do(request)
 	check(t, err)
 	t.Cleanup(func() { _ = response.Body.Close() })
-	return response
+	return &looker{response.StatusCode, response.Header, bufio.NewReader(response.Body), response.Body.Close}
 }
 
 // All who look are sent the same; one too many is refused, until one goes. When nobody
@@ -247,20 +255,20 @@ func TestClients(t *testing.T) {
 		t.Error("asked though nobody looks")
 	}
 	first, second := look(t, url), look(t, url)
-	if kind := first.Header.Get("Content-Type"); kind != "text/event-stream" {
+	if kind := first.header.Get("Content-Type"); kind != "text/event-stream" {
 		t.Error(kind)
 	}
-	for _, r := range []*http.Response{first, second} {
-		if got := next(t, bufio.NewReader(r.Body)); !strings.Contains(got, `"transitions":`) {
+	for _, l := range []*looker{first, second} {
+		if got := next(t, l.body); !strings.Contains(got, `"transitions":`) {
 			t.Error(got)
 		}
 	}
 	third := look(t, url)
-	if third.StatusCode != http.StatusServiceUnavailable || third.Header.Get("Retry-After") == "" {
-		t.Errorf("the third: %d %v", third.StatusCode, third.Header)
+	if third.status != http.StatusServiceUnavailable || third.header.Get("Retry-After") == "" {
+		t.Errorf("the third: %d %v", third.status, third.header)
 	}
-	check(t, second.Body.Close())
-	waitFor(t, "there is room again", func() bool { return look(t, url).StatusCode == http.StatusOK })
+	check(t, second.leave())
+	waitFor(t, "there is room again", func() bool { return look(t, url).status == http.StatusOK })
 }
 
 func waitFor(t *testing.T, what string, is func() bool) {
@@ -290,7 +298,7 @@ func TestSlowClient(t *testing.T) {
 	check(t, err)
 	waitFor(t, "the slow one is sent something", func() bool { return asked.Load() > 0 })
 
-	quick := bufio.NewReader(look(t, url).Body)
+	quick := look(t, url).body
 	begun := asked.Load()
 	for range 4 {
 		next(t, quick)
@@ -298,7 +306,7 @@ func TestSlowClient(t *testing.T) {
 	if asked.Load() < begun+3 {
 		t.Errorf("%d pictures while one was slow", asked.Load()-begun)
 	}
-	waitFor(t, "the slow one is let go", func() bool { return look(t, url).StatusCode == http.StatusOK })
+	waitFor(t, "the slow one is let go", func() bool { return look(t, url).status == http.StatusOK })
 }
 
 // What has no answer is said, and does not wait for ever.
