@@ -69,9 +69,9 @@ func (b *bench) replay(ctx context.Context) error {
 // benchmarks are of the way of a record through the packages.
 var benchmarks = []struct{ pkg, pattern string }{
 	{"tcptrace/events", "^BenchmarkDecode$"},
-	{"tcptrace/events", "^BenchmarkOrder$"},
-	{"tcptrace/fsm", "^BenchmarkCheck$"},
-	{"tcptrace/fsm/lifecycle", "^BenchmarkObserve$"},
+	{"tcptrace/events", "^BenchmarkOrder$/^waiting-1000$"},
+	{"tcptrace/fsm", "^BenchmarkCheck$/^legal$"},
+	{"tcptrace/fsm/lifecycle", "^BenchmarkObserve$/^sockets-1000$"},
 	{"tcptrace/output", "^BenchmarkSinks$/^json$"},
 }
 

@@ -21,7 +21,7 @@ const nginxConfig = `
 daemon off;
 worker_processes 1;
 pid %[1]s/nginx.pid;
-error_log stderr crit;
+error_log stderr emerg;
 events { worker_connections 1024; }
 http {
 	access_log off;
@@ -56,7 +56,7 @@ func newRequests(length string, header ...string) (func() (done, error), error) 
 	if err := nginx.Start(); err != nil {
 		return nil, err
 	}
-	for { // the supervisor's deadline bounds it
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		c, err := net.Dial("tcp4", "127.0.0.1:8080")
 		if err == nil {
 			if err := errors.Join(c.Close(), os.RemoveAll(folder)); err != nil {
@@ -64,7 +64,9 @@ func newRequests(length string, header ...string) (func() (done, error), error) 
 			}
 			break
 		}
-		time.Sleep(5 * time.Millisecond)
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("nginx does not answer: %w", err)
+		}
 	}
 	return func() (done, error) {
 		args := []string{"-t", "1", "-c", "32", "-d", strconv.FormatFloat(seconds.Seconds(), 'f', 0, 64), "http://127.0.0.1:8080/"}
