@@ -123,6 +123,29 @@ func parseBenchmarks(out []byte) (list []benchmark, err error) {
 	return list, nil
 }
 
+// captures measures how fast captures of packets are read, of 1 GB each.
+func (b *bench) captures(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^BenchmarkCapture$", "-benchtime", "1x", "tcptrace/cmd/tcptrace").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("go test -bench BenchmarkCapture: %w: %s", err, out)
+	}
+	speeds := captureLine.FindAllSubmatch(out, -1)
+	if speeds == nil {
+		return fmt.Errorf("read what the benchmark of captures says: no result in %q", out)
+	}
+	for _, m := range speeds {
+		speed, errSpeed := strconv.ParseFloat(string(m[2]), 64)
+		heap, errHeap := strconv.ParseFloat(string(m[3]), 64)
+		if err := errors.Join(errSpeed, errHeap); err != nil {
+			return err
+		}
+		b.table.add("captures", string(m[1])+" connections, life -o json", "MB/s", speed).atLeast(capturesRead).note("%.0f MiB of heap at most, 1 GB", heap)
+	}
+	return nil
+}
+
+var captureLine = regexp.MustCompile(`(?m)^BenchmarkCapture/(\w+)\S*\s.* ([\d.]+) MB/s\s+([\d.]+) MiB-heap`)
+
 // memory measures what is taken for each connection that is followed.
 func (b *bench) memory(ctx context.Context) error {
 	l, err := startLoad(ctx, "open", strconv.Itoa(openSockets/2))

@@ -21,6 +21,7 @@ const (
 	keptOfBulk   = 0.99
 	perRecord    = 1000.0 // ns
 	replayed     = 2e6    // records/s
+	capturesRead = 200    // MB/s
 	perSocket    = 300.0  // bytes
 	idleMemory   = 40.0   // MiB
 	idleShare    = 0.3    // %

@@ -50,6 +50,7 @@ var measures = []struct {
 	{"requests", (*bench).requests},
 	{"bulk", (*bench).bulk},
 	{"replay", (*bench).replay},
+	{"captures", (*bench).captures},
 	{"packages", (*bench).packages},
 	{"memory", (*bench).memory},
 	{"start", (*bench).start},

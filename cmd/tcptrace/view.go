@@ -116,7 +116,7 @@ func (v readValue) Type() string { return "string" }
 
 // registerTracing adds the flags that say how the kernel is traced.
 func (f *viewFlags) registerTracing(flags *pflag.FlagSet) {
-	flags.IntVar(&f.buffer, "buffer", 0, "`BYTES` of the buffers that the kernel fills, of all CPUs together, a power of two (default 8 MiB, 512 KiB for each CPU at least)")
+	flags.IntVar(&f.buffer, "buffer", 0, "`BYTES` of the buffers that the kernel fills, of all CPUs together, a power of two (default 16 MiB, 512 KiB for each CPU at least)")
 	flags.IntVar(&f.maxConnections, "max-connections", lifecycle.DefaultMaxConnections, "follow up to `N` sockets at once, at about 300 bytes each")
 	flags.BoolVar(&f.noTimeWait, "no-time-wait", false, "leave out what the kernel's timers tell: TIME_WAIT and handshakes are not measured")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "say on standard error what is being done")
