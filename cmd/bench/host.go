@@ -144,7 +144,7 @@ func (b *bench) captures(ctx context.Context) error {
 	return nil
 }
 
-var captureLine = regexp.MustCompile(`(?m)^BenchmarkCapture/(\w+)\S*\s.* ([\d.]+) MB/s\s+([\d.]+) MiB-heap`)
+var captureLine = regexp.MustCompile(`(?m)^BenchmarkCapture/(\w+)\S*\s.*\s([\d.]+) MB/s\s+([\d.]+) MiB-heap`)
 
 // memory measures what is taken for each connection that is followed.
 func (b *bench) memory(ctx context.Context) error {
