@@ -64,7 +64,8 @@ test: ## all tests; those of the kernel side run as root, elsewhere they are ski
 
 .PHONY: test-web
 test-web: ## the page of the agent in a real browser, as root: installs chromium and node
-	@$(call install,chromium nodejs npm)
+	@$(call install,chromium)
+	@command -v npm >/dev/null || { $(call install,nodejs npm); }
 	@npm install --silent --no-audit --no-fund --no-save --prefix $(TOOLS)/browser $(BROWSER_MODULES)
 	TCPTRACE_BROWSER=$(TOOLS)/browser TCPTRACE_REQUIRE_KERNEL=1 $(GO) test -count 1 -v -run '^TestBrowserPage$$' ./cmd/tcptrace
 
