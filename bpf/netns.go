@@ -72,7 +72,7 @@ func roam(spaces map[uint32]string, wanted func(inode uint32) bool, f func(inode
 	defer func() { err = errors.Join(err, goHome(), home.Close()) }()
 	const tries = 4
 	for try := 1; len(spaces) > 0; try++ {
-		var missed []uint32
+		missed := make(map[uint32]string)
 		for inode, path := range spaces {
 			if !wanted(inode) {
 				continue
@@ -80,7 +80,7 @@ func roam(spaces map[uint32]string, wanted func(inode uint32) bool, f func(inode
 			entered := enterNetNS(path, inode)
 			away = away || entered == nil
 			if errors.Is(entered, fs.ErrNotExist) && try < tries {
-				missed = append(missed, inode)
+				missed[inode] = path
 				continue
 			}
 			if err := f(inode, entered); err != nil {
@@ -97,20 +97,17 @@ func roam(spaces map[uint32]string, wanted func(inode uint32) bool, f func(inode
 		if err != nil {
 			return err
 		}
-		spaces = make(map[uint32]string, len(missed))
-		for _, inode := range missed {
+		for inode := range missed {
 			if path, ok := found[inode]; ok {
-				spaces[inode] = path
-			}
-		}
-		for _, inode := range missed {
-			if _, ok := spaces[inode]; ok {
+				missed[inode] = path
 				continue
 			}
+			delete(missed, inode)
 			if err := f(inode, fs.ErrNotExist); err != nil {
 				return err
 			}
 		}
+		spaces = missed
 	}
 	return nil
 }
