@@ -74,14 +74,15 @@ type Counts struct {
 
 // Reader reads a capture. It may be used from one goroutine at a time.
 type Reader struct {
-	input  *bufio.Reader // as it is in the file
-	source source
-	zstd   *zstd.Decoder // nil: none
-	link   layers.LinkType
-	mixed  bool // the link type is of each packet
-	plain  bool // not compressed
-	last   uint64
-	counts Counts
+	input    *bufio.Reader // as it is in the file
+	unpacked bounded
+	source   source
+	zstd     *zstd.Decoder // nil: none
+	link     layers.LinkType
+	mixed    bool // the link type is of each packet
+	plain    bool // not compressed
+	last     uint64
+	counts   Counts
 }
 
 // source is what both formats of gopacket have in common.
@@ -91,6 +92,27 @@ type source interface {
 
 // inputSize is large enough that pcapgo reads from it without a buffer of its own.
 const inputSize = 256 << 10
+
+// maxPacket bounds what is read for one packet, with all blocks before it: the lengths in a
+// compressed capture cost nothing to write.
+const maxPacket = 64 << 20
+
+var errLong = fmt.Errorf("more than %d MiB for one packet", maxPacket>>20)
+
+// bounded reads no more than what is left.
+type bounded struct {
+	from io.Reader
+	left int
+}
+
+func (b *bounded) Read(p []byte) (n int, err error) {
+	if b.left <= 0 {
+		return 0, errLong
+	}
+	n, err = b.from.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
+}
 
 // maxWindow bounds what a compressed capture can make the decoder hold.
 const maxWindow = 128 << 20
@@ -111,29 +133,30 @@ func (r *Reader) open() error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	content := r.input
+	r.unpacked = bounded{r.input, maxPacket}
 	switch {
 	case bytes.HasPrefix(begin, gzipMagic):
 		z, err := gzip.NewReader(r.input)
 		if err != nil {
 			return explain(err)
 		}
-		content = bufio.NewReaderSize(z, inputSize)
+		r.unpacked.from = z
 	case bytes.HasPrefix(begin, zstdMagic):
 		if r.zstd, err = zstd.NewReader(r.input, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow)); err != nil {
 			return explain(err)
 		}
-		content = bufio.NewReaderSize(r.zstd, inputSize)
+		r.unpacked.from = r.zstd
 	default:
 		r.plain = true
 	}
+	content := bufio.NewReaderSize(&r.unpacked, inputSize) // as it is, gopacket makes no smaller one
 	if begin, err = content.Peek(MagicSize); err != nil && !errors.Is(err, io.EOF) {
 		return explain(err)
 	}
-	switch {
-	case len(begin) < MagicSize, !Recognize(begin), bytes.HasPrefix(begin, gzipMagic), bytes.HasPrefix(begin, zstdMagic):
+	if len(begin) < MagicSize || !Recognize(begin) || bytes.HasPrefix(begin, gzipMagic) || bytes.HasPrefix(begin, zstdMagic) {
 		return ErrForeign
-	case bytes.HasPrefix(begin, ngMagic):
+	}
+	if bytes.HasPrefix(begin, ngMagic) {
 		r.mixed = true
 		ng, err := pcapgo.NewNgReader(content, pcapgo.NgReaderOptions{WantMixedLinkType: true, SkipUnknownVersion: true})
 		if err != nil {
@@ -169,6 +192,7 @@ func explain(err error) error {
 // the segment means nothing; all before it were whole.
 func (r *Reader) Next(s *Segment) error {
 	for {
+		r.unpacked.left = maxPacket
 		data, info, err := r.source.ZeroCopyReadPacketData()
 		if err != nil {
 			if errors.Is(err, io.EOF) && (r.mixed || info.CaptureLength == 0) { // between two packets

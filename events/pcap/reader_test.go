@@ -391,6 +391,39 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// A few bytes of a compressed capture may stand for gigabytes of one packet.
+func TestPacketWithoutEnd(t *testing.T) {
+	const length, snap = 1 << 30, 0xffffffff
+	old := pcaptest.Pcap(binary.LittleEndian, true, 101)
+	binary.LittleEndian.PutUint32(old[16:], snap)
+	old = append(old, make([]byte, 8)...)
+	old = binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(old, length), length)
+	ng := pcaptest.Pcapng(binary.LittleEndian, pcaptest.NgInterface{Link: 101, Resolution: 9})
+	ng = binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(ng, 6), length+32) // enhanced packet block
+	ng = append(ng, make([]byte, 12)...)
+	ng = binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(ng, length), length)
+	for name, begin := range map[string][]byte{"pcap": old, "pcapng": ng} {
+		endless := &zeros{}
+		r, err := pcap.NewReader(io.MultiReader(bytes.NewReader(begin), endless))
+		if err == nil {
+			err = r.Next(new(pcap.Segment))
+			r.Close()
+		}
+		if !errors.Is(err, pcap.ErrCorrupt) || endless.read > 128<<20 {
+			t.Errorf("%s: %v after %d bytes, want %v", name, err, endless.read, pcap.ErrCorrupt)
+		}
+	}
+}
+
+// zeros has no end.
+type zeros struct{ read int }
+
+func (z *zeros) Read(p []byte) (int, error) {
+	clear(p)
+	z.read += len(p)
+	return len(p), nil
+}
+
 type failing struct{}
 
 func (failing) Read([]byte) (int, error) { return 0, errors.New("disk on fire") }
