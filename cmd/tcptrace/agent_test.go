@@ -78,7 +78,7 @@ func newPipeline(s source, filter *filter) *pipeline {
 }
 
 // A connection of whose end the record was lost has ended all the same: when its socket
-// is connected again, or a walk has not found it.
+// is connected again, or two walks have not found it.
 func TestAgentCountsLostEnds(t *testing.T) {
 	step := func(cookie uint64, generation, seq uint32, from, to fsm.State) events.Record {
 		return events.Record{Kind: events.KindTransition, Event: events.Event{
@@ -90,7 +90,7 @@ func TestAgentCountsLostEnds(t *testing.T) {
 	sink := prom.New(&prom.Options{Events: pulse.events.Load})
 	p := newPipeline(&records{
 		step(1, 0, 1, fsm.Closed, fsm.SynSent), step(1, 1, 1, fsm.Closed, fsm.SynSent), step(1, 1, 2, fsm.SynSent, fsm.Closed),
-		step(2, 0, 1, fsm.Closed, fsm.SynSent), walked, walked,
+		step(2, 0, 1, fsm.Closed, fsm.SynSent), walked, walked, walked,
 	}, &filter{})
 	p.view = newAgentView(p, sink, pulse, &findings{Sink: output.Discard{}})
 	check(t, p.run())
@@ -155,7 +155,7 @@ func TestAgentPorts(t *testing.T) {
 		{"no walk", nil, ""},
 		{"one that failed", records{walked(20, true)}, ""},
 		{"one", records{walked(20, false)}, "tcptrace_local_ports_used_ratio{netns=\"1\"} 0.5\n"},
-		{"one that finds them gone", records{walked(20, false), walked(30, false)}, ""},
+		{"two that find them gone", records{walked(20, false), walked(30, false), walked(40, false)}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			list := append(socketsFrom(1, 5, fsm.Established, 80, 0), c.walked...)

@@ -121,8 +121,8 @@ func (v *agentView) closed(l *lifecycle.Life, at uint64) error {
 	return v.sink.Lifecycle(c)
 }
 
-// walkEnded forgets what the walk would have found if it were still there: the record
-// of its end was lost.
+// walkEnded forgets what walks would have found if it were still there: the record of its
+// end was lost.
 func (v *agentView) walkEnded(w *events.Walked) error {
 	walked := func(netns uint32) bool { return proves(w, netns) }
 	if err := v.tracker.Sweep(walked, func(l *lifecycle.Life) error { return v.closed(l, w.Time) }); err != nil {

@@ -95,7 +95,7 @@ func (v *topView) take(t *lifecycle.Transition) error {
 // idle implements [idler].
 func (v *topView) idle(until uint64) error { return v.passed(until) }
 
-// walkEnded forgets what the walk would have found if it were still there.
+// walkEnded forgets what walks would have found if it were still there.
 func (v *topView) walkEnded(w *events.Walked) error {
 	v.walked = v.walked || !w.Failed
 	return v.p.tracker.Sweep(func(netns uint32) bool { return proves(w, netns) }, func(*lifecycle.Life) error { return nil })

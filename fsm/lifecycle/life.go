@@ -90,6 +90,7 @@ const (
 	lifeSince    // start is when it was known to live, not when it began
 	lifeAtLeast  // the first state was entered by the time that is known, or before
 	lifeMet      // since the last Sweep
+	lifeMissed   // the walk before the last Sweep did not tell of it
 	lifeMoved    // a transition was seen
 )
 

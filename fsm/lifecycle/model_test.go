@@ -39,7 +39,7 @@ func walk(r *rand.Rand, steps int) []events.Event {
 	children := map[*eventstest.Socket]bool{}
 	anyEvidence := func(_ *eventstest.Socket, e *events.Event) {
 		e.Flags = events.Flags(r.IntN(1 << 7))
-		e.Shutdown = uint8(r.IntN(4))
+		e.Shutdown = events.Shutdown(r.IntN(8))
 		e.Errno = []int32{0, 0, 0, 32, 104, 110}[r.IntN(6)]
 	}
 	halfOpen := func(_ *eventstest.Socket, e *events.Event) {

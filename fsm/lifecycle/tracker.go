@@ -204,11 +204,12 @@ func (t *Tracker) moved(before fsm.State, l *Life) {
 	l.flags |= lifeMet
 }
 
-// Sweep forgets the sockets of which neither a record nor a walk has told since the
-// last Sweep, and calls f with each, which says as little of its end as is known. It
-// is for when a walk over the sockets is over: what that has not found is gone, though
-// the record of its end was lost. The walk reports by the inode in which network
-// namespaces it was; sockets of others stay.
+// Sweep forgets the sockets of which neither a record nor a walk has told since the last
+// Sweep but one, and calls f with each, which says as little of its end as is known. It
+// is for when a walk over the sockets is over: what two of them have not found is gone,
+// though the record of its end was lost. One alone may pass a socket over, on kernels
+// before 6.17. The walk reports by the inode in which network namespaces it was; sockets
+// of others stay.
 func (t *Tracker) Sweep(walked func(netns uint32) bool, f func(*Life) error) error {
 	for i := t.lives.at(0).newer; i != 0; {
 		l := t.lives.at(i)
@@ -217,7 +218,12 @@ func (t *Tracker) Sweep(walked func(netns uint32) bool, f func(*Life) error) err
 			i = next
 			continue
 		}
-		if l.flags&lifeMet == 0 {
+		switch {
+		case l.flags&lifeMet != 0:
+			l.flags &^= lifeMet | lifeMissed
+		case l.flags&lifeMissed == 0:
+			l.flags |= lifeMissed
+		default:
 			t.unended = l.Life
 			t.unended.entered = 0
 			t.unended.miss()
@@ -226,7 +232,6 @@ func (t *Tracker) Sweep(walked func(netns uint32) bool, f func(*Life) error) err
 				return err
 			}
 		}
-		l.flags &^= lifeMet
 		i = next
 	}
 	return nil
