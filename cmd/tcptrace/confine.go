@@ -45,12 +45,20 @@ func refuseCalls() error {
 		}
 	}
 	const forWriting = unix.O_WRONLY | unix.O_RDWR | unix.O_CREAT | unix.O_TRUNC
-	for i, name := range []string{"open", "openat"} { // the flags come after the name
-		if _, ok := info.SyscallNames[name]; !ok {
+	for _, c := range []struct {
+		name string
+		when seccomp.Condition
+	}{
+		{"open", seccomp.Condition{Argument: 1, Operation: seccomp.BitsSet, Value: forWriting}},
+		{"openat", seccomp.Condition{Argument: 2, Operation: seccomp.BitsSet, Value: forWriting}},
+		{"open_by_handle_at", seccomp.Condition{Argument: 2, Operation: seccomp.BitsSet, Value: forWriting}},
+		{"bpf", seccomp.Condition{Argument: 0, Operation: seccomp.Equal, Value: unix.BPF_PROG_LOAD}},
+	} {
+		if _, ok := info.SyscallNames[c.name]; !ok {
 			continue
 		}
 		group.NamesWithCondtions = append(group.NamesWithCondtions, seccomp.NameWithConditions{
-			Name: name, Conditions: seccomp.ArgumentConditions{{Argument: uint32(i + 1), Operation: seccomp.BitsSet, Value: forWriting}},
+			Name: c.name, Conditions: seccomp.ArgumentConditions{c.when},
 		})
 	}
 	filter := seccomp.Filter{
@@ -59,6 +67,27 @@ func refuseCalls() error {
 	}
 	if err := seccomp.LoadFilter(filter); err != nil {
 		return fmt.Errorf("refuse system calls: %w", err)
+	}
+	if err := refuseOthers(uint32(info.ID)); err != nil {
+		return fmt.Errorf("refuse the system calls of other architectures: %w", err)
+	}
+	return nil
+}
+
+// refuseOthers refuses all calls by the numbers of other architectures, such as those of
+// 32 bits that amd64 also has, which the filter before lets through.
+func refuseOthers(own uint32) error {
+	const archOffset = 4 // of struct seccomp_data
+	code := [...]unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: archOffset},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: own, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
+	}
+	program := unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&program)))
+	if errno != 0 {
+		return errno
 	}
 	return nil
 }

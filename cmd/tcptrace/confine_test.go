@@ -30,7 +30,7 @@ func tryConfined() {
 	}
 	file, err := os.Create("before")
 	try("making a file before", err)
-	try("confining", confine(0))
+	try("confining", confine(1<<unix.CAP_DAC_READ_SEARCH))
 	_, err = file.WriteString("more")
 	try("writing to what is open", err)
 	_, err = os.ReadFile("before")
@@ -39,6 +39,8 @@ func tryConfined() {
 	try("making a file", err)
 	_, err = os.OpenFile("before", os.O_WRONLY, 0)
 	try("opening for writing", err)
+	_, err = unix.OpenByHandleAt(unix.AT_FDCWD, unix.NewFileHandle(1, make([]byte, 8)), unix.O_WRONLY)
+	try("opening for writing by a handle", err)
 	try("removing", os.Remove("before"))
 	try("renaming", os.Rename("before", "after"))
 	try("executing", exec.Command("true").Run())
