@@ -3,9 +3,11 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -148,6 +150,28 @@ func TestKernelPortFilterForgets(t *testing.T) {
 
 		r := tr.finishWith(func(l *life) bool { return l.local.Port() >= 50000 && l.local.Port() <= 50999 })
 		r.expect(clientFirst)
+	})
+}
+
+// TestKernelPortFilterRecording: what the filter for ports refuses is not recorded, though
+// the kernel side had to send it.
+func TestKernelPortFilterRecording(t *testing.T) {
+	requireKernel(t)
+	inNetNS(t, func(ns *netns) {
+		t := ns.t
+		recording := filepath.Join(t.TempDir(), "a.tct")
+		p := ns.startTracer("-L", "7", "-w", recording)
+		out := p.lines()
+		for range 10 {
+			playClientFirst(ns)
+		}
+		p.signal(syscall.SIGINT)
+		if text := out.rest(t); p.status() != exitDone || strings.Contains(text, `"type":"transition"`) {
+			t.Errorf("status %d: %s", p.status(), text)
+		}
+		if text := replayWhole(t, recording); strings.Contains(text, `"type":"transition"`) {
+			t.Errorf("recorded: %s", text)
+		}
 	})
 }
 
