@@ -81,7 +81,7 @@ func guest() error {
 func mountAll() error {
 	for _, m := range []struct{ kind, at string }{
 		{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}, {"tracefs", "/sys/kernel/tracing"},
-		{"debugfs", "/sys/kernel/debug"}, {"bpf", "/sys/fs/bpf"}, {"cgroup2", "/sys/fs/cgroup"},
+		{"debugfs", "/sys/kernel/debug"}, {"securityfs", "/sys/kernel/security"}, {"bpf", "/sys/fs/bpf"}, {"cgroup2", "/sys/fs/cgroup"},
 		{"tmpfs", "/tmp"}, {"tmpfs", "/run"}, {"tmpfs", "/dev/shm"},
 	} {
 		if err := os.MkdirAll(m.at, 0o755); err != nil {

@@ -14,23 +14,35 @@ type kernel struct {
 	arch   string // of Debian
 	// suite of Debian, below deb.debian.org, that has it.
 	archive, suite string
-	// lacks is the requirement for the want of which tracing is refused there. Empty:
-	// it is not.
+	boot           string   // further arguments of the kernel
+	only           []string // the tests that are run there, of cmd/tcptrace. None: the usual ones
+	// lacks is the requirement for the want of which tracing is refused there.
 	lacks string
 }
 
-// kernels are the long-term ones that distributions have, the newest ones, and one
-// that is too old.
+// kernels are the long-term ones that distributions have, the newest ones, one that is too
+// old, and one that is locked down (/sys/kernel/security/lockdown).
 func kernels() []kernel {
 	const security = "debian-security"
 	return []kernel{
-		{"5.10", "5.10", "amd64", security, "bullseye-security", "helper bpf_get_socket_cookie in tracing programs"},
-		{"6.1", "6.1", "amd64", security, "bookworm-security", ""},
-		{"6.12", "6.12", "amd64", "debian", "trixie", ""},
-		{"6.18", "6.18", "amd64", "debian", "trixie-backports", ""},
-		{"7.2", "7.2", "amd64", "debian", "sid", ""},
-		{"7.3", "7.3", "amd64", "debian", "trixie-backports", ""},
-		{"arm64", "6.12", "arm64", "debian", "trixie", ""},
+		{
+			name: "5.10", series: "5.10", arch: "amd64", archive: security, suite: "bullseye-security",
+			only: []string{"TestKernelRefused"}, lacks: "helper bpf_get_socket_cookie in tracing programs",
+		},
+		{name: "6.1", series: "6.1", arch: "amd64", archive: security, suite: "bookworm-security"},
+		{name: "6.12", series: "6.12", arch: "amd64", archive: "debian", suite: "trixie"},
+		{
+			name: "integrity", series: "6.12", arch: "amd64", archive: "debian", suite: "trixie",
+			boot: "lockdown=integrity", only: []string{"TestKernelOwner", "TestKernelTimeWaitExpires", "TestKernelStuckLeak"},
+		},
+		{
+			name: "confidentiality", series: "6.12", arch: "amd64", archive: "debian", suite: "trixie",
+			boot: "lockdown=confidentiality", only: []string{"TestKernelLockdown"},
+		},
+		{name: "6.18", series: "6.18", arch: "amd64", archive: "debian", suite: "trixie-backports"},
+		{name: "7.2", series: "7.2", arch: "amd64", archive: "debian", suite: "sid"},
+		{name: "7.3", series: "7.3", arch: "amd64", archive: "debian", suite: "trixie-backports"},
+		{name: "arm64", series: "6.12", arch: "arm64", archive: "debian", suite: "trixie"},
 	}
 }
 

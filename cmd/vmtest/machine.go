@@ -57,7 +57,7 @@ func (b *builder) machine(ctx context.Context, k kernel, list []suite) (*machine
 		return nil, err
 	}
 	m := &machine{kernel: k, version: version, console: filepath.Join(work, "console"), output: filepath.Join(work, "output")}
-	m.command = emulate(emulator, k.arch, linux, initrd, m.console, m.output)
+	m.command = emulate(emulator, &k, linux, initrd, m.console, m.output)
 	return m, nil
 }
 
@@ -105,7 +105,7 @@ func (b *builder) image(ctx context.Context, kernel, arch string, list []suite) 
 
 // kernel returns where the kernel is unpacked, and its version.
 func (b *builder) kernel(ctx context.Context, k *kernel) (root, version string, err error) {
-	base := filepath.Join(b.dir, "kernels", k.name)
+	base := filepath.Join(b.dir, "kernels", k.series+"-"+k.arch)
 	if kept, err := filepath.Glob(filepath.Join(base, "root-*")); err != nil {
 		return "", "", err
 	} else if i := len(kept) - 1; i >= 0 && !strings.HasSuffix(kept[i], ".part") {

@@ -6,7 +6,7 @@ import "path/filepath"
 // emulated. The clock of the guest counts instructions, a nanosecond each, and leaps
 // over the time in which it has nothing to do: a minute of TIME_WAIT is gone in a blink,
 // and no load on this host makes a test late.
-func emulate(root, arch, linux, initrd, console, output string) []string {
+func emulate(root string, k *kernel, linux, initrd, console, output string) []string {
 	libraries := ""
 	for _, dir := range []string{"lib", "usr/lib"} {
 		for _, sub := range []string{"x86_64-linux-gnu", "x86_64-linux-gnu/pulseaudio"} {
@@ -14,7 +14,7 @@ func emulate(root, arch, linux, initrd, console, output string) []string {
 		}
 	}
 	program, tty, cpu := "qemu-system-x86_64", "ttyS", []string{"-cpu", "max,-erms,-fsrm,-fzrm,-fsrs"}
-	if arch == "arm64" {
+	if k.arch == "arm64" {
 		program, tty, cpu = "qemu-system-aarch64", "ttyAMA", []string{"-machine", "virt", "-cpu", "max,pauth-impdef=on"}
 	}
 	command := []string{
@@ -29,6 +29,6 @@ func emulate(root, arch, linux, initrd, console, output string) []string {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-serial", "file:"+console, "-serial", "file:"+output,
 		"-kernel", linux, "-initrd", initrd,
-		"-append", "console="+tty+"0 panic=-1 reboot=t nokaslr mitigations=off random.trust_cpu=on rcupdate.rcu_expedited=1 vmtest.output="+tty+"1",
+		"-append", "console="+tty+"0 panic=-1 reboot=t nokaslr mitigations=off random.trust_cpu=on rcupdate.rcu_expedited=1 "+k.boot+" vmtest.output="+tty+"1",
 	)
 }

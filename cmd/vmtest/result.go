@@ -113,7 +113,7 @@ func (r *result) text(verbose bool) string {
 	if r.err != nil || verbose {
 		b.WriteString(r.output)
 	}
-	fmt.Fprintf(&b, "%-4s %-5s %-16s", word, r.machine.kernel.name, r.machine.version)
+	fmt.Fprintf(&b, "%-4s %-15s %-16s", word, r.machine.kernel.name, r.machine.version)
 	for _, c := range count(r.output) {
 		fmt.Fprintf(&b, " %s: %d passed, %d failed, %d skipped;", c.pkg, c.passed, c.failed, c.skipped)
 	}

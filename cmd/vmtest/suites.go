@@ -2,13 +2,16 @@ package main
 
 import "strings"
 
-// The tests of a package that are run in a guest: those of what may differ from kernel to
+// tests are some of those of a package.
+type tests struct {
+	pkg   string
+	names []string
+}
+
+// The tests that are run in a guest: those of what may differ from kernel to
 // kernel. The others are of the program more than of the kernel, or are so much load
 // that it takes minutes on an emulated processor and says nothing of a real one.
-var chosen = []struct {
-	pkg   string
-	tests []string
-}{
+var chosen = []tests{
 	{"bpf", []string{
 		"TestRequirements", "TestCloseLeavesNothing", "TestLostRecordsLeaveAHole", "TestFilterByCgroup",
 		"TestRecordsAreWhole", "TestTimers", "TestSelfTestIsNotSeen",
@@ -24,19 +27,21 @@ var chosen = []struct {
 	}},
 }
 
-// suites returns what is run on a kernel: the chosen tests, or those that match.
+// suites returns what is run on a kernel: its only tests, the chosen ones, or those that
+// match.
 func suites(k kernel, only string) (list []suite) {
 	env := []string{"TCPTRACE_REQUIRE_KERNEL=1", "GOGC=400"}
 	if k.lacks != "" {
-		return []suite{{
-			Package: "cmd/tcptrace", Env: append(env, "TCPTRACE_KERNEL_LACKS="+k.lacks),
-			Args: arguments("^TestKernelRefused$"),
-		}}
+		env = append(env, "TCPTRACE_KERNEL_LACKS="+k.lacks)
 	}
-	for _, c := range chosen {
+	wanted := chosen
+	if k.only != nil {
+		wanted = []tests{{"cmd/tcptrace", k.only}}
+	}
+	for _, c := range wanted {
 		pattern := only
-		if only == "" {
-			pattern = "^(" + strings.Join(c.tests, "|") + ")$"
+		if only == "" || k.lacks != "" {
+			pattern = "^(" + strings.Join(c.names, "|") + ")$"
 		}
 		list = append(list, suite{Package: c.pkg, Args: arguments(pattern), Env: env})
 	}
