@@ -38,6 +38,13 @@ enum event_flag {
 	EVENT_COUNTED_BEFORE = 1 << 15, /* steps before it were counted, not sent */
 };
 
+/* How far a socket is with closing. */
+enum event_shutdown {
+	SHUTDOWN_RECEIVING = 1 << 0, /* as RCV_SHUTDOWN of the kernel */
+	SHUTDOWN_SENDING = 1 << 1,   /* SEND_SHUTDOWN */
+	SHUTDOWN_UNACKED = 1 << 2,   /* not all that was sent, FIN too, is acknowledged */
+};
+
 /* Which side of its connection a socket is. */
 enum role {
 	ROLE_NONE, /* not known: it is older than the tracer */
@@ -92,7 +99,7 @@ struct event {
 	__u16 flags;       /* enum event_flag */
 	__u8 from;         /* TCP_* */
 	__u8 to;           /* TCP_* */
-	__u8 shutdown;     /* bit 0: receiving shut, bit 1: sending shut */
+	__u8 shutdown;     /* enum event_shutdown */
 	__u8 owner_source; /* enum owner_source */
 	__u8 comm[16];     /* owner's, of the thread group leader */
 	__u8 source;       /* enum event_source */

@@ -115,7 +115,7 @@ var decoded = map[string]func(*events.Event) any{
 	"flags":          func(e *events.Event) any { return uint16(e.Flags) },
 	"from":           func(e *events.Event) any { return uint8(e.From) },
 	"to":             func(e *events.Event) any { return uint8(e.To) },
-	"shutdown":       func(e *events.Event) any { return e.Shutdown },
+	"shutdown":       func(e *events.Event) any { return uint8(e.Shutdown) },
 	"owner_source":   func(e *events.Event) any { return uint8(e.Owner.Source) },
 	"comm":           func(e *events.Event) any { return [16]byte(e.Owner.Comm) },
 	"source":         func(e *events.Event) any { return uint8(e.Source) },
@@ -296,6 +296,11 @@ func TestEnums(t *testing.T) {
 			"EVENT_REQUEST":     uint64(events.FlagRequest),
 
 			"EVENT_COUNTED_BEFORE": uint64(events.FlagCountedBefore),
+		}},
+		{"event_shutdown", map[string]uint64{
+			"SHUTDOWN_RECEIVING": uint64(events.ShutdownReceiving),
+			"SHUTDOWN_SENDING":   uint64(events.ShutdownSending),
+			"SHUTDOWN_UNACKED":   uint64(events.ShutdownUnacked),
 		}},
 		{"role", map[string]uint64{
 			"ROLE_NONE":    uint64(events.RoleUnknown),

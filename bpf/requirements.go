@@ -90,9 +90,10 @@ func Requirements() []Requirement {
 			Remedy:  older,
 		}, true, func() error { return haveHelper(asm.FnGetCurrentTaskBtf) }},
 		{Requirement{
-			Name:    "helper bpf_probe_read_kernel",
-			Purpose: "reading what programs may not reach directly",
-			Remedy:  "the kernel refuses it, as one that is locked down for confidentiality may (/sys/kernel/security/lockdown): boot it with lockdown=integrity or without",
+			Name:     "helper bpf_probe_read_kernel",
+			Purpose:  "measuring TIME_WAIT, and seeing minisocks and handshakes",
+			Remedy:   "a kernel that is locked down for confidentiality (/sys/kernel/security/lockdown) refuses it: boot it with lockdown=integrity or without",
+			Optional: true,
 		}, true, haveProbeRead},
 		{Requirement{
 			Name:    "the program, loaded and attached",
@@ -248,6 +249,8 @@ func haveStorageHelper() error {
 	})
 }
 
+var errNoReads = errors.New("programs may not read the kernel's memory, as where it is locked down for confidentiality (/sys/kernel/security/lockdown)")
+
 // haveProbeRead loads a program that reads from the kernel's memory, which a kernel
 // that is locked down for confidentiality may refuse to all.
 func haveProbeRead() error {
@@ -276,7 +279,7 @@ func tryLoad(code asm.Instructions) error {
 }
 
 func haveProgram() error {
-	t, err := open(&Options{BufferSize: os.Getpagesize(), NoTimers: true})
+	t, err := open(&Options{BufferSize: os.Getpagesize(), NoTimers: true, noReads: true})
 	if err != nil {
 		return err
 	}
@@ -284,7 +287,7 @@ func haveProgram() error {
 }
 
 func haveIterators() error {
-	t, err := open(&Options{BufferSize: os.Getpagesize(), WalkOnly: true})
+	t, err := open(&Options{BufferSize: os.Getpagesize(), WalkOnly: true, noReads: true})
 	if err != nil {
 		return err
 	}

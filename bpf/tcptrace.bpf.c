@@ -33,6 +33,12 @@ enum port_filter {
 	PORT_EITHER = 1 << 2,
 };
 
+/*
+ * Whether memory may be read at any address, as minisocks and requests are by their
+ * timers: not where the kernel is locked down for confidentiality. Without it there are
+ * only transitions.
+ */
+const volatile bool reads = true;
 /* Nanoseconds of a jiffy, by which timers are set. */
 const volatile __u64 tick = 0;
 /* Whether the kernel gives a reason for a reset, and our numbers for its. */
@@ -41,9 +47,10 @@ const volatile __u8 reset_reasons[64] = {};
 
 /* Where in the kernel a minisock is ended, and what that means. */
 #define ENDERS 24
+#define ENDED_BY_SEGMENT 255
 const volatile struct {
 	__u64 from, to; /* code of a function */
-	__u64 end;      /* enum end_reason; 0: not in use */
+	__u64 end;      /* enum end_reason, or ENDED_BY_SEGMENT; 0: not in use */
 } enders[ENDERS] = {};
 
 /*
@@ -53,15 +60,15 @@ const volatile struct {
  */
 __u64 minisock_handler, request_handler;
 /*
- * Whether handshakes that come to nothing are told: where the transitions are not
- * seen, one that becomes a connection would seem to.
+ * Whether the transitions are seen. Where they are not, a handshake that becomes a
+ * connection would seem to come to nothing, and no minisock is found by its socket.
  */
-bool tells_requests;
+bool attached;
 /* The connection: cookie of its client, port of its listener; 0: none any more. */
 __u64 learn_cookie;
 __u16 learn_port;
 
-/* When a minisock last found no room to be followed; 0: never. */
+/* When a minisock last was not followed, for want of room or time; 0: never. */
 __u64 unfollowed_at;
 
 /*
@@ -351,14 +358,17 @@ static __always_inline bool ports_pass(const struct event *e)
 	__u32 lport = e->lport, rport = e->rport;
 	__u8 *local = bpf_map_lookup_elem(&ports, &lport);
 	__u8 *remote = bpf_map_lookup_elem(&ports, &rport);
+	bool listens = e->to == TCP_LISTEN || (e->from == TCP_LISTEN && e->to == TCP_CLOSE);
+	bool may_come = !rport && !listens;
 
-	if (!lport || !rport || !local || !remote)
+	if (!local || !remote)
 		return true;
-	if (filter_ports & PORT_LOCAL && !(*local & PORT_LOCAL))
+	if (filter_ports & PORT_LOCAL && lport && !(*local & PORT_LOCAL))
 		return false;
-	if (filter_ports & PORT_REMOTE && !(*remote & PORT_REMOTE))
+	if (filter_ports & PORT_REMOTE && !may_come && !(*remote & PORT_REMOTE))
 		return false;
-	return !(filter_ports & PORT_EITHER) || (*local | *remote) & PORT_EITHER;
+	return !(filter_ports & PORT_EITHER) || !lport || may_come ||
+	       (*local | *remote) & PORT_EITHER;
 }
 
 /* Needs ends, netns and cgroup of the event. */
@@ -384,6 +394,15 @@ static __always_inline bool in_call(struct sock *sk)
 	return sk->sk_lock.owned && bpf_get_current_pid_tgid() != walker;
 }
 
+static __always_inline void fill_comm(struct owner *owner, const struct task_struct *leader)
+{
+	const __u64 *from = (const __u64 *)leader->comm;
+	__u64 comm[] = {from[0], from[1]};
+
+	_Static_assert(sizeof(comm) == sizeof(owner->comm), "the name of a task");
+	__builtin_memcpy(owner->comm, comm, sizeof(comm));
+}
+
 static __always_inline void learn_owner(struct owner *owner, __u8 source)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
@@ -394,7 +413,7 @@ static __always_inline void learn_owner(struct owner *owner, __u8 source)
 	owner->pid = bpf_get_current_pid_tgid() >> 32;
 	owner->uid = bpf_get_current_uid_gid();
 	owner->source = source;
-	bpf_core_read(owner->comm, sizeof(owner->comm), &task->group_leader->comm);
+	fill_comm(owner, task->group_leader);
 }
 
 /* Whether no process is known to have worked on the socket itself. */
@@ -552,7 +571,8 @@ static __always_inline void fill_ends(struct event *e, struct sock_common *skc, 
  */
 static __always_inline bool port_pending(__u8 from, __u8 to, __u16 lport)
 {
-	return filter_ports && from == TCP_CLOSE && to == TCP_SYN_SENT && !lport;
+	return filter_ports && from == TCP_CLOSE && (to == TCP_SYN_SENT || to == TCP_LISTEN) &&
+	       !lport;
 }
 
 static __always_inline void fill_history(struct event *e, const struct history *h)
@@ -664,7 +684,10 @@ static __always_inline __u64 take_handshake(const struct event *e)
 	struct moment *m = this_moment();
 	__u64 started;
 
-	if (!m || m->accepted != ports_of_event(e))
+	if (!m)
+		return 0;
+	m->born = 0; /* its request was cancelled before, if it has one */
+	if (m->accepted != ports_of_event(e))
 		return 0; /* SYN cookie or Fast Open */
 	started = m->started;
 	m->started = 0;
@@ -752,7 +775,7 @@ static __noinline int request_cancelled(struct timer_list *timer)
 		m->started = request_started_at(req, now);
 		return 0;
 	}
-	if (!tells_requests)
+	if (!attached)
 		return 0;
 	m->request = (__u64)timer;
 	m->isn = BPF_CORE_READ((struct tcp_request_sock *)req, snt_isn);
@@ -1048,17 +1071,20 @@ static __noinline int minisock_cancelled(void *ctx, struct timer_list *timer)
 	moment->key = key;
 	moment->expires = BPF_CORE_READ(timer, expires);
 	bpf_map_delete_elem(&minisocks, &key);
-	if (!moment->minisock.last.time)
+	if (!moment->minisock.last.time) { /* its socket will not find it any more */
+		if (attached)
+			unfollowed_at = bpf_ktime_get_boot_ns();
 		return 0;
+	}
 	if (moment->reset_by == key.cookie)
 		end = END_RESET_SENT;
 	else if (fin_arrives(&moment->minisock, tw))
 		end = END_KILLED;
 	else
 		end = reason_of_end(ctx);
-	/* In FIN_WAIT_2 no SYN takes its ports: data came. */
-	if (end == END_REUSED && BPF_CORE_READ(tw, tw_substate) == TCP_FIN_WAIT2)
-		end = END_RESET_SENT;
+	/* A SYN for a listener; but none takes the ports in FIN_WAIT_2: data came. */
+	if (end == ENDED_BY_SEGMENT)
+		end = BPF_CORE_READ(tw, tw_substate) == TCP_FIN_WAIT2 ? END_RESET_SENT : END_REUSED;
 	moment->reset_by = 0;
 	send_end(&moment->minisock, end, EVENT_PROVISIONAL);
 	return 0;
@@ -1173,7 +1199,9 @@ static __always_inline void fill_socket(struct event *e, struct sock *sk, struct
 	e->retransmits = tp->total_retrans;
 	e->error = sk->sk_err;
 	e->flags = evidence(sk, tp);
-	e->shutdown = sk->sk_shutdown;
+	e->shutdown = sk->sk_shutdown & (SHUTDOWN_RECEIVING | SHUTDOWN_SENDING);
+	if (tp->snd_una != tp->write_seq)
+		e->shutdown |= SHUTDOWN_UNACKED;
 }
 
 /* Sends, before a child's first step, its birth, which was kept back. */
@@ -1311,6 +1339,8 @@ static __always_inline int take(struct sock *sk, __u8 from, __u8 to, bool second
 		e.time = now;
 		barrier();
 		heir->last.time = now;
+		if (bpf_map_lookup_elem(&minisocks, &key) != heir) /* ended meanwhile */
+			count(COUNT_MINISOCKS, 1);
 	} else if (leaves && known && all_followed(e.time)) { /* the kernel made none */
 		e.flags |= count_minisocks(&e, sk->__sk_common.skc_net.net);
 	}
@@ -1443,10 +1473,12 @@ int send_reset(__u64 *ctx)
 	if (has_reset_reasons && ctx[2] < 64)
 		reason = reset_reasons[ctx[2] & 63];
 	if (sk->__sk_common.skc_state == TCP_TIME_WAIT) {
-		m->reset_by = cookie_of(&sk->__sk_common);
+		m->reset_by = sk->__sk_common.skc_cookie.counter;
 		return 0;
 	}
 	if (sk->__sk_common.skc_state == TCP_LISTEN) {
+		if (!reads)
+			return 0;
 		m->refused = ports_of((const struct sk_buff *)ctx[1]);
 		m->refused_ack = ack_of((const struct sk_buff *)ctx[1]);
 		m->refused_at = bpf_ktime_get_boot_ns();
@@ -1741,10 +1773,12 @@ int walk_sockets(struct bpf_iter__tcp *ctx)
 	walker = bpf_get_current_pid_tgid();
 	switch (skc->skc_state) {
 	case TCP_TIME_WAIT:
+		if (!reads)
+			return 0;
 		bpf_get_socket_cookie(skc); /* which joins it with its end */
 		return walk_minisock(skc);
 	case TCP_NEW_SYN_RECV:
-		return walk_request(skc);
+		return reads ? walk_request(skc) : 0;
 	}
 	return walk_socket(skc);
 }
@@ -1790,7 +1824,7 @@ int walk_files(struct bpf_iter__task_file *ctx)
 	if (h->holders == 0 || (holder.pid == h->owner.pid && h->holder.pid != holder.pid)) {
 		holder.uid = task->cred->uid.val;
 		holder.source = OWNER_SNAPSHOT;
-		bpf_core_read(holder.comm, sizeof(holder.comm), &task->group_leader->comm);
+		fill_comm(&holder, task->group_leader);
 		h->holder = holder;
 		h->fd = ctx->fd;
 	}

@@ -38,6 +38,7 @@ const (
 	tcptraceProgWalkFiles        = "walk_files"
 	tcptraceProgWalkSockets      = "walk_sockets"
 	tcptraceVarAheadLeast        = "ahead_least"
+	tcptraceVarAttached          = "attached"
 	tcptraceVarBoundsUsed        = "bounds_used"
 	tcptraceVarCounting          = "counting"
 	tcptraceVarEdges             = "edges"
@@ -50,10 +51,10 @@ const (
 	tcptraceVarLearnCookie       = "learn_cookie"
 	tcptraceVarLearnPort         = "learn_port"
 	tcptraceVarMinisockHandler   = "minisock_handler"
+	tcptraceVarReads             = "reads"
 	tcptraceVarRequestHandler    = "request_handler"
 	tcptraceVarResetReasons      = "reset_reasons"
 	tcptraceVarTalliesUsed       = "tallies_used"
-	tcptraceVarTellsRequests     = "tells_requests"
 	tcptraceVarTick              = "tick"
 	tcptraceVarTracing           = "tracing"
 	tcptraceVarUnfollowedAt      = "unfollowed_at"
@@ -139,6 +140,7 @@ type tcptraceMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcptraceVariableSpecs struct {
 	AheadLeast      *ebpf.VariableSpec `ebpf:"ahead_least"`
+	Attached        *ebpf.VariableSpec `ebpf:"attached"`
 	BoundsUsed      *ebpf.VariableSpec `ebpf:"bounds_used"`
 	Counting        *ebpf.VariableSpec `ebpf:"counting"`
 	Edges           *ebpf.VariableSpec `ebpf:"edges"`
@@ -151,10 +153,10 @@ type tcptraceVariableSpecs struct {
 	LearnCookie     *ebpf.VariableSpec `ebpf:"learn_cookie"`
 	LearnPort       *ebpf.VariableSpec `ebpf:"learn_port"`
 	MinisockHandler *ebpf.VariableSpec `ebpf:"minisock_handler"`
+	Reads           *ebpf.VariableSpec `ebpf:"reads"`
 	RequestHandler  *ebpf.VariableSpec `ebpf:"request_handler"`
 	ResetReasons    *ebpf.VariableSpec `ebpf:"reset_reasons"`
 	TalliesUsed     *ebpf.VariableSpec `ebpf:"tallies_used"`
-	TellsRequests   *ebpf.VariableSpec `ebpf:"tells_requests"`
 	Tick            *ebpf.VariableSpec `ebpf:"tick"`
 	Tracing         *ebpf.VariableSpec `ebpf:"tracing"`
 	UnfollowedAt    *ebpf.VariableSpec `ebpf:"unfollowed_at"`
@@ -220,6 +222,7 @@ func (m *tcptraceMaps) Close() error {
 // It can be passed to loadTcptraceObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcptraceVariables struct {
 	AheadLeast      *ebpf.Variable `ebpf:"ahead_least"`
+	Attached        *ebpf.Variable `ebpf:"attached"`
 	BoundsUsed      *ebpf.Variable `ebpf:"bounds_used"`
 	Counting        *ebpf.Variable `ebpf:"counting"`
 	Edges           *ebpf.Variable `ebpf:"edges"`
@@ -232,10 +235,10 @@ type tcptraceVariables struct {
 	LearnCookie     *ebpf.Variable `ebpf:"learn_cookie"`
 	LearnPort       *ebpf.Variable `ebpf:"learn_port"`
 	MinisockHandler *ebpf.Variable `ebpf:"minisock_handler"`
+	Reads           *ebpf.Variable `ebpf:"reads"`
 	RequestHandler  *ebpf.Variable `ebpf:"request_handler"`
 	ResetReasons    *ebpf.Variable `ebpf:"reset_reasons"`
 	TalliesUsed     *ebpf.Variable `ebpf:"tallies_used"`
-	TellsRequests   *ebpf.Variable `ebpf:"tells_requests"`
 	Tick            *ebpf.Variable `ebpf:"tick"`
 	Tracing         *ebpf.Variable `ebpf:"tracing"`
 	UnfollowedAt    *ebpf.Variable `ebpf:"unfollowed_at"`

@@ -30,6 +30,21 @@ func leaveTimersOut(spec *ebpf.CollectionSpec) {
 	}
 }
 
+// haveAllocator says why the map of minisocks may not be written to under the lock of the
+// timers: before 6.1 the kernel would take memory there in a way that may wait for that
+// very lock.
+func haveAllocator(types *btf.Cache) error {
+	kernel, err := types.Kernel()
+	if err != nil {
+		return fmt.Errorf("read the kernel's types: %w", err)
+	}
+	var allocator *btf.Struct
+	if err := kernel.TypeByName("bpf_mem_alloc", &allocator); err != nil {
+		return errors.New("this kernel cannot take memory for maps in a timer: needs Linux 6.1 or later")
+	}
+	return nil
+}
+
 // readTick returns the nanoseconds of a jiffy: a coarse clock moves with them.
 func readTick() (uint64, error) {
 	var tick unix.Timespec
@@ -52,6 +67,8 @@ const (
 	endReset   = 3
 	endNetNS   = 4
 	endKilled  = 5
+
+	endedBySegment = 255 // of tcptrace.bpf.c
 )
 
 // enders are the kernel's functions that end a minisock, by
@@ -62,8 +79,8 @@ var enders = map[string]uint64{
 	"__run_timer_base":           endExpired,
 	"run_timer_softirq":          endExpired,
 	"tcp_timewait_state_process": endReset,
-	"tcp_v4_rcv":                 endReused, // a SYN for a listener
-	"tcp_v6_rcv":                 endReused,
+	"tcp_v4_rcv":                 endedBySegment,
+	"tcp_v6_rcv":                 endedBySegment,
 	"__inet_hash_connect":        endReused, // connect, by net.ipv4.tcp_tw_reuse
 	"__inet_check_established":   endReused, // likewise, of a bound socket
 	"__inet6_check_established":  endReused,

@@ -48,11 +48,24 @@ type Options struct {
 	// NoTimers leaves out what the timers of the kernel tell: TIME_WAIT and
 	// FIN_WAIT_2 in minisocks, and handshakes.
 	NoTimers bool
+	noReads  bool // see reads of tcptrace.bpf.c
 	// Counting is what is counted in the kernel instead of being sent; nil: nothing.
 	Counting *Counting
 	// ResetReasons numbers the names of enum sk_rst_reason, without
 	// SK_RST_REASON_, from 2 on. Others are recorded as 1.
 	ResetReasons map[string]uint8
+}
+
+// WantsPorts reports whether a socket with these ports is wanted, as far as they say; nil:
+// any is.
+func (o *Options) WantsPorts() func(local, remote uint16) bool {
+	if o.LocalPorts == nil && o.RemotePorts == nil && o.EitherPorts == nil {
+		return nil
+	}
+	wants := func(ports func(uint16) bool, port uint16) bool { return ports == nil || ports(port) }
+	return func(local, remote uint16) bool {
+		return wants(o.LocalPorts, local) && wants(o.RemotePorts, remote) && (wants(o.EitherPorts, local) || wants(o.EitherPorts, remote))
+	}
 }
 
 // Losses counts what is missing from the records, since the tracer was opened.
@@ -82,6 +95,7 @@ type Tracer struct {
 
 	sockets, files *link.Iter
 	walkErr        error     // why there is no walking
+	noMinisocks    error     // why walks leave out minisocks and handshakes
 	walks          uint32    // so far
 	netns          uint32    // the only one wanted; 0: all
 	counting       *Counting // nil: everything is sent
@@ -104,17 +118,23 @@ func Open(o *Options) (*Tracer, error) {
 		return nil, fmt.Errorf("only %d files may be open, and %d are needed: raise the limit (ulimit -n)", files.Cur, neededFiles())
 	}
 	t, err := open(o)
-	if err != nil && !o.NoTimers && !o.WalkOnly {
-		// A kernel that refuses the timer programs alone can still be traced.
-		without := *o
-		without.NoTimers = true
-		if t, errWithout := open(&without); errWithout == nil {
-			t.timeWait, t.halfOpen = err, err
-			return t, nil
-		}
-	}
 	if err == nil {
 		return t, nil
+	}
+	// A kernel that refuses the timer programs alone, or to read its memory, can still be
+	// traced.
+	less, why := *o, err
+	less.NoTimers = true
+	if haveProbeRead() != nil {
+		less.noReads, why = true, errNoReads
+	}
+	if less.noReads || !o.NoTimers && !o.WalkOnly {
+		if t, errLess := open(&less); errLess == nil {
+			if !o.NoTimers && !o.WalkOnly {
+				t.timeWait, t.halfOpen = why, why
+			}
+			return t, nil
+		}
 	}
 	if errors.Is(err, unix.ENOMEM) {
 		return nil, fmt.Errorf("%w: the buffers take %d KiB: choose smaller ones, or give more memory (limit of the cgroup)", err, ringCount()*o.ringSize(ringCount())>>10)
@@ -134,11 +154,17 @@ func open(o *Options) (_ *Tracer, err error) {
 		return nil, fmt.Errorf("read the embedded programs: %w", err)
 	}
 	t := &Tracer{netns: o.NetNS, counting: o.Counting, endReasons: ErrSwitchedOff}
+	if o.noReads {
+		t.noMinisocks = errNoReads
+	}
 	var enders [enderCount]ender
+	types := btf.NewCache() // the kernel's are read once: it takes half as long as loading
 	if !o.NoTimers && !o.WalkOnly {
+		if err := haveAllocator(types); err != nil {
+			return nil, err
+		}
 		enders, t.endReasons = findEnders()
 	}
-	types := btf.NewCache() // the kernel's are read once: it takes half as long as loading
 	if err := configure(spec, o, types, &enders); err != nil {
 		return nil, err
 	}
@@ -176,7 +202,7 @@ func open(o *Options) (_ *Tracer, err error) {
 	if err := t.attach(t.objects.SetState, t.objects.SetStateAgain, t.objects.SendReset, t.objects.Received); err != nil {
 		return nil, err
 	}
-	return t, t.objects.TellsRequests.Set(true)
+	return t, t.objects.Attached.Set(true)
 }
 
 // load loads what is needed.
@@ -297,6 +323,7 @@ func configure(spec *ebpf.CollectionSpec, o *Options, types *btf.Cache, enders *
 		s.WakeupBytes.Set(uint32(size/4)),
 		s.WalkBytes.Set(uint32(size/2)),
 		s.Tracing.Set(!o.WalkOnly),
+		s.Reads.Set(!o.noReads),
 		s.Tick.Set(tick),
 		s.FilterFamily.Set(o.Family),
 		s.FilterNetns.Set(o.NetNS),
@@ -350,6 +377,10 @@ func (t *Tracer) Read() ([]byte, error) {
 	return t.rings.read()
 }
 
+// EmptyAt returns when the rings were seen to be empty last, as with [ErrIdle]: every
+// record written before that, CLOCK_BOOTTIME in nanoseconds, has been read.
+func (t *Tracer) EmptyAt() uint64 { return t.rings.lookedAt }
+
 // IdleWithin has the next Read that finds nothing return [ErrIdle] after the time given,
 // once, instead of the usual: for who holds records back until others can no longer come
 // before them.
@@ -371,7 +402,7 @@ func (t *Tracer) detach() error {
 	if t.links == nil {
 		return nil
 	}
-	errs := []error{t.objects.TellsRequests.Set(false)}
+	errs := []error{t.objects.Attached.Set(false)}
 	// The last first: set_state_again alone would take everything for missed.
 	for _, l := range slices.Backward(t.links) {
 		errs = append(errs, l.Close())
@@ -384,12 +415,15 @@ func (t *Tracer) detach() error {
 func (t *Tracer) Losses() (Losses, error) {
 	// Read before what was rescued of it, which may only be more then.
 	var passedOver uint64
-	if t.objects.SetState != nil {
-		first, err := t.objects.SetState.Stats()
-		if err != nil {
-			return Losses{}, fmt.Errorf("read the program's statistics: %w", err)
+	for _, program := range []*ebpf.Program{t.objects.SetState, t.objects.SendReset} {
+		if program == nil {
+			continue
 		}
-		passedOver = first.RecursionMisses
+		stats, err := program.Stats()
+		if err != nil {
+			return Losses{}, fmt.Errorf("read the statistics of %v: %w", program, err)
+		}
+		passedOver += stats.RecursionMisses
 	}
 	var l Losses
 	var rescued uint64

@@ -15,12 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Unseen says of which network namespaces a walk could not list the sockets.
+// Unseen says of what a walk could not list the sockets.
 type Unseen struct {
 	NetNS []uint32 // inodes
 	// Processes of which it is not known in which namespace they are.
 	Processes int
 	Err       error // why, of one of them
+	// Minisocks is why those, and handshakes, were left out; nil: they were not.
+	Minisocks error
 }
 
 // Walk makes a record of every socket, minisock and handshake that there is, in
@@ -40,41 +42,39 @@ func (t *Tracer) Walk(ctx context.Context) (Unseen, error) {
 	if err := t.objects.Walk.Set(t.walks); err != nil {
 		return Unseen{}, fmt.Errorf("number the walk: %w", err)
 	}
-	var unseen Unseen
+	unseen := Unseen{Minisocks: t.noMinisocks}
 	done := make(chan error)
 	go func() {
 		// Never unlocked: a thread that has been in other namespaces ends with
 		// the goroutine.
 		runtime.LockOSThread()
-		var err error
-		unseen, err = t.walk(ctx)
-		done <- err
+		done <- t.walk(ctx, &unseen)
 	}()
 	err := <-done
 	return unseen, err
 }
 
-func (t *Tracer) walk(ctx context.Context) (unseen Unseen, err error) {
+func (t *Tracer) walk(ctx context.Context, unseen *Unseen) (err error) {
 	defer func() { err = errors.Join(err, t.objects.Walker.Set(uint64(0))) }() // the programs set it
 	if err := drain(ctx, t.files); err != nil {
-		return unseen, fmt.Errorf("walk the files of all processes: %w", err)
+		return fmt.Errorf("walk the files of all processes: %w", err)
 	}
 	home, others, unknown, err := findNetNS()
 	if err != nil {
-		return unseen, err
+		return err
 	}
 	if err := t.findHeld(home, others); err != nil {
-		return unseen, err
+		return err
 	}
 	if t.netns == 0 {
 		unseen.Processes, unseen.Err = unknown.count, unknown.err
 	}
 	if t.wantsNetNS(home) {
 		if err := drain(ctx, t.sockets); err != nil {
-			return unseen, fmt.Errorf("walk the sockets: %w", err)
+			return fmt.Errorf("walk the sockets: %w", err)
 		}
 	}
-	err = roam(others, t.wantsNetNS, func(inode uint32, err error) error {
+	return roam(others, t.wantsNetNS, func(inode uint32, err error) error {
 		if err == nil {
 			if err = drain(ctx, t.sockets); err != nil {
 				err = fmt.Errorf("walk the sockets of network namespace %d: %w", inode, err)
@@ -87,7 +87,6 @@ func (t *Tracer) walk(ctx context.Context) (unseen Unseen, err error) {
 		}
 		return nil
 	})
-	return unseen, err
 }
 
 // findHeld adds the namespaces of the sockets that processes hold, and the one that

@@ -62,10 +62,9 @@ type Event struct {
 	// Errno is the pending error of the socket (sk_err), 0 for none.
 	Errno int32
 	// Family is AF_INET or AF_INET6: the socket's, not the wire's.
-	Family uint16
-	Flags  Flags
-	// Shutdown has bit 0 set if receiving was shut, bit 1 if sending was.
-	Shutdown uint8
+	Family   uint16
+	Flags    Flags
+	Shutdown Shutdown
 	// Role is RoleUnknown also where the record does not tell it.
 	Role Role
 
@@ -118,7 +117,8 @@ func WireConnection(cookie uint64) (connection uint64, second bool) {
 	return cookie & (1<<wireCookieBits - 1) >> 1, cookie&1 != 0
 }
 
-// ParseCookie is the inverse of AppendCookie; 0x may stand before a kernel's.
+// ParseCookie is the inverse of AppendCookie; 0x, or sk: as by ss -e, may stand before a
+// kernel's.
 func ParseCookie(text string) (uint64, error) {
 	if rest, ok := strings.CutPrefix(text, "wire-"); ok && len(rest) > 1 {
 		side := rest[len(rest)-1]
@@ -127,7 +127,7 @@ func ParseCookie(text string) (uint64, error) {
 			return WireCookie(n, side == 'b'), nil
 		}
 	}
-	n, err := strconv.ParseUint(strings.TrimPrefix(text, "0x"), 16, 64)
+	n, err := strconv.ParseUint(strings.TrimPrefix(strings.TrimPrefix(text, "sk:"), "0x"), 16, 64)
 	if err != nil || n == 0 || IsWireCookie(n) {
 		return 0, fmt.Errorf("%q is no socket: want its number in hexadecimal digits, as in the column SOCKET of --wide, or of a capture, wire-12a", text)
 	}
@@ -194,6 +194,16 @@ const (
 	// FlagCountedBefore: steps of the socket since its last record were counted by the
 	// kernel side, not sent.
 	FlagCountedBefore
+)
+
+// Shutdown is how far a socket is with closing, as enum event_shutdown of bpf/event.h.
+type Shutdown uint8
+
+// The bits of Shutdown.
+const (
+	ShutdownReceiving Shutdown = 1 << iota
+	ShutdownSending
+	ShutdownUnacked // not all that was sent, FIN too, is acknowledged
 )
 
 // Role is which side of a connection a socket is.
@@ -288,7 +298,7 @@ func (r Reset) String() string {
 
 // Evidence returns what a verdict can rest on.
 func (e *Event) Evidence() fsm.Evidence {
-	const both = 3 // RCV_SHUTDOWN and SEND_SHUTDOWN of include/net/sock.h
+	const both = ShutdownReceiving | ShutdownSending
 	if e.Wire != nil {
 		return fsm.Evidence{End: e.End, ResetSent: e.Wire.ResetSent, ResetReceived: e.Wire.ResetReceived}
 	}
@@ -302,6 +312,7 @@ func (e *Event) Evidence() fsm.Evidence {
 		Linger2:    e.Flags&FlagLinger2 != 0,
 		Unread:     e.Flags&FlagUnread != 0,
 		PeerFIN:    e.Flags&FlagPeerFIN != 0,
+		Unacked:    e.Shutdown&ShutdownUnacked != 0,
 
 		ResetSent:   e.Reset != 0,
 		ResetReason: e.Reset.String(),
@@ -487,7 +498,7 @@ func (e *Event) Decode(b []byte) error {
 		Errno:         int32(order.Uint32(b[offError:])),
 		Family:        order.Uint16(b[offFamily:]),
 		Flags:         Flags(order.Uint16(b[offFlags:])),
-		Shutdown:      b[offShutdown],
+		Shutdown:      Shutdown(b[offShutdown]),
 		Role:          Role(b[offRole]),
 		Source:        Source(b[offSource]),
 		End:           fsm.End(b[offEnd]),
@@ -545,7 +556,7 @@ func (e *Event) AppendRecord(b []byte) []byte {
 	order.PutUint16(r[offFlags:], uint16(e.Flags))
 	r[offFrom] = byte(e.From)
 	r[offTo] = byte(e.To)
-	r[offShutdown] = e.Shutdown
+	r[offShutdown] = byte(e.Shutdown)
 	r[offRole] = byte(e.Role)
 	r[offOwnerSource] = byte(e.Owner.Source)
 	copy(r[offComm:], e.Owner.Comm[:])

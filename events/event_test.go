@@ -167,7 +167,7 @@ func randomEvent(r *rand.Rand) events.Event {
 		Local: randomEnd(r), Remote: randomEnd(r),
 		NetNS: r.Uint32(), Cgroup: r.Uint64(), BytesAcked: r.Uint64(), BytesReceived: r.Uint64(),
 		SRTT: r.Uint32(), Retransmits: r.Uint32(), Errno: int32(r.Uint32()),
-		Family: uint16(r.Uint32()), Flags: events.Flags(r.Uint32()), Shutdown: uint8(r.Uint32()),
+		Family: uint16(r.Uint32()), Flags: events.Flags(r.Uint32()), Shutdown: events.Shutdown(r.Uint32()),
 		BytesSent: r.Uint64(), Source: events.Source(r.IntN(int(events.SourceSnapshot) + 1)),
 		End: fsm.End(r.Uint32()), Reset: events.Reset(r.Uint32()), Minisocks: r.Uint32(), MinisockLimit: r.Uint32(),
 	}
@@ -425,7 +425,9 @@ func TestEvidence(t *testing.T) {
 		{events.Event{Shutdown: 1}, fsm.Evidence{}},
 		{events.Event{Shutdown: 2}, fsm.Evidence{}},
 		{events.Event{Shutdown: 3}, fsm.Evidence{ShutDown: true}},
-		{events.Event{Shutdown: 7}, fsm.Evidence{ShutDown: true}},
+		{events.Event{Shutdown: 4}, fsm.Evidence{Unacked: true}},
+		{events.Event{Shutdown: 7}, fsm.Evidence{ShutDown: true, Unacked: true}},
+		{events.Event{Shutdown: 8}, fsm.Evidence{}},
 	} {
 		if got := c.event.Evidence(); got != c.want {
 			t.Errorf("flags %#x, shutdown %d: %+v, want %+v", c.event.Flags, c.event.Shutdown, got, c.want)

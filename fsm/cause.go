@@ -1,6 +1,9 @@
 package fsm
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Evidence is what the kernel knew about a socket at the moment of a
 // transition.
@@ -24,6 +27,8 @@ type Evidence struct {
 	Unread bool
 	// PeerFIN: the peer's FIN had arrived.
 	PeerFIN bool
+	// Unacked: the peer had not acknowledged all that was sent, the FIN too.
+	Unacked bool
 
 	// ResetSent: the kernel sent a reset with this end; ResetReason is its name
 	// for why, "" where it gives none (enum sk_rst_reason).
@@ -93,7 +98,10 @@ const (
 	errACCES       = 13
 	errPIPE        = 32
 	errNONET       = 64
+	errPROTO       = 71
+	errMSGSIZE     = 90
 	errNOPROTOOPT  = 92
+	errOPNOTSUPP   = 95
 	errNETDOWN     = 100
 	errNETUNREACH  = 101
 	errCONNABORTED = 103
@@ -118,7 +126,10 @@ func causeOf(from State, e Evidence) Cause {
 	switch e.Errno {
 	case 0:
 	case errCONNREFUSED:
-		return CauseRefused
+		if from == SynSent { // elsewhere tcp_reset has another
+			return CauseRefused
+		}
+		return unreachable(from, e)
 	case errCONNRESET, errPIPE:
 		if e.ResetSent { // data for a socket that is closed: tcp_reset runs here, too
 			return CauseResetSent
@@ -126,33 +137,43 @@ func causeOf(from State, e Evidence) Cause {
 		return CauseResetReceived
 	case errTIMEDOUT:
 		return CauseTimeout
-	case errHOSTUNREACH, errNETUNREACH, errHOSTDOWN, errNETDOWN, errACCES, errNONET, errNOPROTOOPT:
-		// All that ICMP can say (icmp_err_convert, tcp_v6_err).
-		return CauseUnreachable
+	case errHOSTUNREACH, errNETUNREACH, errHOSTDOWN, errNETDOWN, errACCES, errNONET, errNOPROTOOPT,
+		errOPNOTSUPP, errMSGSIZE, errPROTO:
+		// All that ICMP can say (icmp_err_convert, tcp_v4_err, icmpv6_err_convert).
+		return unreachable(from, e)
 	case errCONNABORTED:
 		return CauseDestroyed
 	default:
 		return CauseUnknown
 	}
 
+	if strings.HasPrefix(e.ResetReason, "MPTCP_") { // before tcp_done (mptcp_subflow_reset)
+		return CauseResetSent
+	}
 	switch from {
 	case SynSent:
 		return CauseCancelled
 	case Closed, Listen, TimeWait:
 		return CauseFinished
 	case LastAck, Closing:
-		if e.ResetSent {
+		switch {
+		case e.ResetSent:
 			return CauseResetSent
+		case !e.Unacked:
+			return CauseFinished
+		case e.Local && e.Unread:
+			return CauseResetSent
+		case e.Local:
+			return CauseDisconnected // tcp_disconnect sends no reset here
 		}
-		return CauseFinished
 	case FinWait2:
-		// Only a FIN turns it into TIME_WAIT; without one, close may reset and
-		// connect disconnect it.
+		// Without the peer's FIN, close may reset and connect disconnect it, before it is
+		// an orphan.
 		switch {
 		case e.Linger2 && e.Orphan,
 			!e.PeerFIN && e.Local && e.ShutDown && (e.Unread || e.Linger0):
 			return CauseResetSent
-		case !e.PeerFIN && e.Local && !e.ShutDown:
+		case !e.PeerFIN && e.Local && !e.Orphan:
 			return CauseDisconnected
 		case e.ResetSent:
 			return CauseResetSent
@@ -171,6 +192,15 @@ func causeOf(from State, e Evidence) Cause {
 		return CauseResetSent
 	}
 	return CauseUnknown
+}
+
+// unreachable is the cause of an end with an error that ICMP brought. IP_RECVERR leaves one
+// with sockets that end in good order.
+func unreachable(from State, e Evidence) Cause {
+	if (from == LastAck || from == Closing) && !e.Unacked {
+		return CauseFinished
+	}
+	return CauseUnreachable
 }
 
 // aborts reports whether the cause shows that the end was no orderly one.
@@ -214,7 +244,14 @@ func (c Cause) words(e Evidence) string {
 	case CauseCancelled:
 		return "given up before it was established"
 	case CauseDisconnected:
-		return "disconnected by the process: connect(AF_UNSPEC)"
+		// That close shuts both directions first shows what it was not.
+		switch {
+		case !e.ShutDown:
+			return "disconnected by the process: connect(AF_UNSPEC)"
+		case e.Linger0:
+			return "disconnected by the process: close with SO_LINGER 0, or connect(AF_UNSPEC)"
+		}
+		return "disconnected by the process: connect(AF_UNSPEC), or close with TCP_REPAIR"
 	case CauseDestroyed:
 		return "destroyed by an administrator"
 	case CauseListenerClosed:

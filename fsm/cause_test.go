@@ -16,6 +16,9 @@ func TestEnds(t *testing.T) {
 		change(&e)
 		return e
 	}
+	unacked := func(e fsm.Evidence) fsm.Evidence {
+		return with(e, func(e *fsm.Evidence) { e.PeerFIN, e.Unacked = true, true })
+	}
 	linger0 := with(closed, func(e *fsm.Evidence) { e.Linger0 = true })
 	unread := with(closed, func(e *fsm.Evidence) { e.Unread = true })
 	linger2 := with(closed, func(e *fsm.Evidence) { e.Linger2 = true })
@@ -28,13 +31,17 @@ func TestEnds(t *testing.T) {
 		givenUp      = "given up before it was established"
 		disconnected = "disconnected by the process: connect(AF_UNSPEC)"
 		destroyed    = "destroyed by an administrator"
-		unaccepted   = "never accepted: the listener closed or dropped it"
-		sentLinger0  = "closed with SO_LINGER 0: reset sent"
-		sentUnread   = "closed with received data unread: reset sent"
-		sentLinger2  = "closed with a negative TCP_LINGER2: reset sent"
-		unknown      = "cause not known"
-		minisock     = "a minisock takes over, for TIME_WAIT or the rest of FIN_WAIT_2, which is not observed"
-		timeWait     = "a minisock takes over for TIME_WAIT, which is not observed"
+
+		afterShutdown        = "disconnected by the process: connect(AF_UNSPEC), or close with TCP_REPAIR"
+		closedOrDisconnected = "disconnected by the process: close with SO_LINGER 0, or connect(AF_UNSPEC)"
+
+		unaccepted  = "never accepted: the listener closed or dropped it"
+		sentLinger0 = "closed with SO_LINGER 0: reset sent"
+		sentUnread  = "closed with received data unread: reset sent"
+		sentLinger2 = "closed with a negative TCP_LINGER2: reset sent"
+		unknown     = "cause not known"
+		minisock    = "a minisock takes over, for TIME_WAIT or the rest of FIN_WAIT_2, which is not observed"
+		timeWait    = "a minisock takes over for TIME_WAIT, which is not observed"
 	)
 	for _, c := range []struct {
 		name     string
@@ -60,7 +67,7 @@ func TestEnds(t *testing.T) {
 		{"connect: destroyed", fsm.SynSent, fsm.Evidence{Errno: 103}, fsm.Abort, fsm.CauseDestroyed, "RFC 9293 3.10.5 ABORT", destroyed},
 
 		{"handshake: RST", fsm.SynRcvd, fsm.Evidence{Errno: 104}, fsm.Abort, fsm.CauseResetReceived, "RFC 9293 3.10.7.4 RST", reset},
-		{"handshake: RST for a simultaneous open", fsm.SynRcvd, fsm.Evidence{Errno: 111}, fsm.Abort, fsm.CauseRefused, "RFC 9293 3.10.7.4 RST", refused},
+		{"handshake: no port, by ICMP", fsm.SynRcvd, fsm.Evidence{Errno: 111}, fsm.Abort, fsm.CauseUnreachable, "RFC 9293 3.9.2.2 ICMP", unreachable},
 		{"handshake: dropped", fsm.SynRcvd, fsm.Evidence{Unaccepted: true}, fsm.Abort, fsm.CauseListenerClosed, "RFC 9293 3.10.5 ABORT", unaccepted},
 
 		{"RST", fsm.Established, fsm.Evidence{Errno: 104}, fsm.Abort, fsm.CauseResetReceived, "RFC 9293 3.10.7.4 RST", reset},
@@ -68,6 +75,9 @@ func TestEnds(t *testing.T) {
 		{"RST goes before unread data", fsm.Established, fsm.Evidence{Errno: 104, Unread: true, Linger0: true, Local: true, ShutDown: true}, fsm.Abort, fsm.CauseResetReceived, "RFC 9293 3.10.7.4 RST", reset},
 		{"retransmissions unanswered", fsm.Established, fsm.Evidence{Errno: 110}, fsm.Abort, fsm.CauseTimeout, "RFC 9293 3.10.8 USER TIMEOUT", timeout},
 		{"retransmissions unanswered, ICMP", fsm.Established, fsm.Evidence{Errno: 113}, fsm.Abort, fsm.CauseUnreachable, "RFC 9293 3.9.2.2 ICMP", unreachable},
+		{"retransmissions unanswered, no port by ICMP", fsm.Established, fsm.Evidence{Errno: 111}, fsm.Abort, fsm.CauseUnreachable, "RFC 9293 3.9.2.2 ICMP", unreachable},
+		{"retransmissions unanswered, no source route by ICMP", fsm.Established, fsm.Evidence{Errno: 95}, fsm.Abort, fsm.CauseUnreachable, "RFC 9293 3.9.2.2 ICMP", unreachable},
+		{"subflow of MPTCP", fsm.Established, fsm.Evidence{Local: true, ResetSent: true, ResetReason: "MPTCP_RST_EMIDDLEBOX"}, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.10.5 ABORT", "reset sent: MPTCP_RST_EMIDDLEBOX"},
 		{"ss -K", fsm.Established, fsm.Evidence{Errno: 103}, fsm.Abort, fsm.CauseDestroyed, "RFC 9293 3.10.5 ABORT", destroyed},
 		{"linger 0", fsm.Established, linger0, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.10.5 ABORT", sentLinger0},
 		{"unread", fsm.Established, unread, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.6.1 CLOSE with data unread", sentUnread},
@@ -96,7 +106,8 @@ func TestEnds(t *testing.T) {
 		{"FIN_WAIT_2: RST", fsm.FinWait2, fsm.Evidence{Errno: 104}, fsm.Abort, fsm.CauseResetReceived, "RFC 9293 3.10.7.4 RST", reset},
 		{"FIN_WAIT_2: closed after shutdown, unread", fsm.FinWait2, unread, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.6.1 CLOSE with data unread", sentUnread},
 		{"FIN_WAIT_2: closed after shutdown, linger 0", fsm.FinWait2, linger0, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.10.5 ABORT", sentLinger0},
-		{"FIN_WAIT_2: disconnected", fsm.FinWait2, fsm.Evidence{Local: true}, fsm.Abort, fsm.CauseDisconnected, "RFC 9293 3.10.5 ABORT", "disconnected by the process: connect(AF_UNSPEC)"},
+		{"FIN_WAIT_2: disconnected", fsm.FinWait2, fsm.Evidence{Local: true}, fsm.Abort, fsm.CauseDisconnected, "RFC 9293 3.10.5 ABORT", disconnected},
+		{"FIN_WAIT_2: disconnected after both directions were shut", fsm.FinWait2, fsm.Evidence{Local: true, ShutDown: true, Skipped: true}, fsm.Abort, fsm.CauseDisconnected, "RFC 9293 3.10.5 ABORT", afterShutdown},
 		{"FIN_WAIT_2: not for orphans", fsm.FinWait2, linger2, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.10.5 ABORT", sentLinger2},
 		{"FIN_WAIT_2: the same, on the ACK of its FIN", fsm.FinWait2, fsm.Evidence{Orphan: true, ShutDown: true, Linger2: true}, fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.10.5 ABORT", sentLinger2},
 		{"FIN_WAIT_2: a negative TCP_LINGER2 is for orphans", fsm.FinWait2, fsm.Evidence{Linger2: true, PeerFIN: true}, fsm.Linux, fsm.CauseFinished, "Linux tcp_time_wait", minisock},
@@ -105,8 +116,21 @@ func TestEnds(t *testing.T) {
 		{"CLOSING: no evidence", fsm.Closing, fsm.Evidence{}, fsm.Linux, fsm.CauseFinished, "Linux tcp_time_wait", timeWait},
 		{"CLOSING: RST", fsm.Closing, fsm.Evidence{Errno: 104}, fsm.Abort, fsm.CauseResetReceived, "RFC 9293 3.10.7.4 RST", reset},
 
+		{"CLOSING: ACK in the backlog of a caller, linger 0", fsm.Closing, linger0, fsm.Linux, fsm.CauseFinished, "Linux tcp_time_wait", timeWait},
+		{"CLOSING: closed after shutdown, linger 0", fsm.Closing, unacked(linger0), fsm.Abort, fsm.CauseDisconnected, "RFC 9293 3.10.5 ABORT", closedOrDisconnected},
+		{"CLOSING: the same, no minisock seen", fsm.Closing, with(unacked(linger0), func(e *fsm.Evidence) { e.Skipped = true }), fsm.Abort, fsm.CauseDisconnected, "RFC 9293 3.10.5 ABORT", closedOrDisconnected},
+		{"CLOSING: the same, data unsent", fsm.Closing, with(unacked(linger0), func(e *fsm.Evidence) { e.ResetSent = true }), fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.10.5 ABORT", sentLinger0},
+		{"CLOSING: unread", fsm.Closing, unacked(unread), fsm.Abort, fsm.CauseResetSent, "RFC 9293 3.6.1 CLOSE with data unread", sentUnread},
+		{"CLOSING: disconnected", fsm.Closing, unacked(fsm.Evidence{Local: true, ShutDown: true}), fsm.Abort, fsm.CauseDisconnected, "RFC 9293 3.10.5 ABORT", afterShutdown},
+		{"CLOSING: listener of a child closed", fsm.Closing, unacked(fsm.Evidence{Unaccepted: true, ShutDown: true}), fsm.Abort, fsm.CauseListenerClosed, "RFC 9293 3.10.5 ABORT", unaccepted},
+		{"CLOSING: no evidence, FIN not acknowledged", fsm.Closing, unacked(fsm.Evidence{Orphan: true, ShutDown: true}), fsm.Abort, fsm.CauseUnknown, "RFC 9293 3.10.5 ABORT", unknown},
+
 		{"LAST_ACK: ACK", fsm.LastAck, fsm.Evidence{Orphan: true, ShutDown: true, PeerFIN: true}, fsm.Legal, fsm.CauseFinished, "RFC 9293 3.10.7.4 ACK of FIN", ""},
 		{"LAST_ACK: ACK, data unread", fsm.LastAck, unread, fsm.Legal, fsm.CauseFinished, "RFC 9293 3.10.7.4 ACK of FIN", ""},
+		{"LAST_ACK: closed after shutdown, linger 0", fsm.LastAck, unacked(linger0), fsm.Abort, fsm.CauseDisconnected, "RFC 9293 3.10.5 ABORT", closedOrDisconnected},
+		{"LAST_ACK: disconnected", fsm.LastAck, unacked(fsm.Evidence{Local: true, ShutDown: true}), fsm.Abort, fsm.CauseDisconnected, "RFC 9293 3.10.5 ABORT", afterShutdown},
+		{"LAST_ACK: ACK, after an error by IP_RECVERR", fsm.LastAck, fsm.Evidence{Errno: 113, Orphan: true, ShutDown: true, PeerFIN: true}, fsm.Legal, fsm.CauseFinished, "RFC 9293 3.10.7.4 ACK of FIN", ""},
+		{"LAST_ACK: unreachable", fsm.LastAck, unacked(fsm.Evidence{Errno: 113, Orphan: true, ShutDown: true}), fsm.Abort, fsm.CauseUnreachable, "RFC 9293 3.9.2.2 ICMP", unreachable},
 		{"LAST_ACK: RST", fsm.LastAck, fsm.Evidence{Errno: 104, Orphan: true}, fsm.Abort, fsm.CauseResetReceived, "RFC 9293 3.10.7.4 RST", reset},
 		{"LAST_ACK: no answer", fsm.LastAck, fsm.Evidence{Errno: 110, Orphan: true}, fsm.Abort, fsm.CauseTimeout, "RFC 9293 3.10.8 USER TIMEOUT", timeout},
 

@@ -85,6 +85,8 @@ func TestKernelCloseCauses(t *testing.T) {
 		{"unreachable", closeUnreachable},
 		{"cancelled", closeCancelled},
 		{"disconnected", closeDisconnected},
+		{"disconnected in FIN_WAIT_2", closeDisconnectedFinWait2},
+		{"disconnected before its FIN is acknowledged", closeUnacked},
 		{"destroyed", closeDestroyed},
 		{"destroyed in SYN_SENT", closeDestroyedSynSent},
 		{"listener closed", closeListenerClosed},
@@ -299,6 +301,16 @@ func (p *peer) send(flags byte) {
 	p.w.send(&segment{from: p.at, to: p.to, seq: p.seq, ack: p.ack, flags: flags})
 }
 
+// closing makes a connection whose FINs have crossed; the client's is not acknowledged.
+func closing(ns *netns) (client *socket, p *peer, fin *segment) {
+	client, p = connectToPeer(ns)
+	client.shutdown(unix.SHUT_WR)
+	fin = p.w.awaitFlags(flagFIN, p.at)
+	p.send(flagFIN | flagACK) // of what came before the FIN
+	client.await(fsm.Closing)
+	return client, p, fin
+}
+
 // closeBoth lets two FINs cross.
 func closeBoth(ns *netns) []ending {
 	itself := ns.client()
@@ -306,12 +318,8 @@ func closeBoth(ns *netns) []ending {
 	endings := []ending{{itself.cookie(), "active: finished by both; legal", 0, 0}}
 	itself.close()
 
-	client, p := connectToPeer(ns)
+	client, p, fin := closing(ns)
 	endings = append(endings, ending{client.cookie(), "active: finished by both; legal", 0, 0})
-	client.shutdown(unix.SHUT_WR)
-	fin := p.w.awaitFlags(flagFIN, p.at)
-	p.send(flagFIN | flagACK) // of what came before the FIN
-	client.await(fsm.Closing)
 	p.seq++
 	p.ack = fin.next()
 	p.send(flagACK)
@@ -569,6 +577,44 @@ func closeDisconnected(ns *netns) []ending {
 	client.close()
 	server.close()
 	listener.close()
+	return endings
+}
+
+func closeDisconnectedFinWait2(ns *netns) []ending {
+	listener, client, server := halfClosed(ns)
+	endings := []ending{
+		{client.cookie(), "active: disconnected by local, reset for TCP_STATE; abort", 0, 0},
+		{server.cookie(), "passive: reset_received by remote, errno 32; abort", 0, 0},
+	}
+	client.shutdown(unix.SHUT_RDWR)
+	client.disconnect()
+	client.close()
+	server.close()
+	listener.close()
+	return endings
+}
+
+// closeUnacked ends connections whose both sides have sent FIN. The kernel sends no reset
+// then.
+func closeUnacked(ns *netns) (endings []ending) {
+	for _, disconnect := range []func(*socket){(*socket).reset, func(s *socket) {
+		s.disconnect()
+		s.close()
+	}} {
+		client, p, _ := closing(ns)
+		endings = append(endings, ending{client.cookie(), "active: disconnected by both; abort", 0, 0})
+		disconnect(client)
+		p.close()
+
+		client, p = connectToPeer(ns)
+		endings = append(endings, ending{client.cookie(), "active: disconnected by remote; abort", 0, 0})
+		p.send(flagFIN | flagACK)
+		client.await(fsm.CloseWait)
+		client.shutdown(unix.SHUT_WR)
+		client.await(fsm.LastAck)
+		disconnect(client)
+		p.close()
+	}
 	return endings
 }
 

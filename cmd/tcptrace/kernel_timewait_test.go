@@ -339,6 +339,42 @@ func finWait2Killed(ns *netns, _ *lifeTracing) string {
 	return cookie
 }
 
+// TestKernelFinWait2Reused: connect takes the ports of a connection that waits for the
+// peer's FIN, on kernels that let it. Nothing was sent about that.
+func TestKernelFinWait2Reused(t *testing.T) {
+	requireKernel(t)
+	inNetNS(t, func(ns *netns) {
+		t := ns.t
+		tr := traceLife(ns)
+		listener := ns.listen(ns.v4(1))
+		bound := func(at netip.AddrPort) *socket {
+			s := ns.socket(at.Addr())
+			s.set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+			s.bind(at.Addr(), at.Port())
+			check(t, unix.SetNonblock(s.fd, true))
+			return s
+		}
+		client := bound(netip.AddrPortFrom(ns.v4(2), 0))
+		if err := client.tryConnect(listener.addr()); err != unix.EINPROGRESS {
+			t.Fatalf("connect: %v", err)
+		}
+		server := listener.accept()
+		cookie, at := client.cookie(), client.addr()
+		leaveInFinWait2(client)
+		ns.checkSS(cookie, "FIN-WAIT-2")
+		again := bound(at)
+		err := again.tryConnect(listener.addr())
+		again.close()
+		server.close()
+		listener.close()
+		if err == unix.EADDRNOTAVAIL {
+			t.Skip("this kernel does not let it")
+		}
+		checkStory(t, tr.await(cookie), activeFinWait2+"unknown by local; abort")
+		tr.end() // the two connections of the same ends are more than the oracle's comparison knows
+	})
+}
+
 // finWait2FINLate: the FIN comes when the timer is set for another time, which
 // the kernel shows.
 func finWait2FINLate(ns *netns, tr *lifeTracing) string {

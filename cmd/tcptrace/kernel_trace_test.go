@@ -241,11 +241,12 @@ type endpoint struct {
 func (e endpoint) addrPort() netip.AddrPort { return netip.AddrPortFrom(e.Addr, e.Port) }
 
 // tookOver reports whether a minisock took over from the socket, which the
-// kernel has in CLOSED since then. The lines that follow are the minisock's.
+// kernel has in CLOSED since then. The lines that follow are the minisock's. After a gap
+// FIN_WAIT_2 may also be one that was closed again, but hardly is.
 func (l *line) tookOver() bool {
 	const timeWait, finWait2 = "TIME_WAIT", "FIN_WAIT_2"
 	return l.Source == "tracepoint" && (l.To == timeWait && l.From != timeWait ||
-		l.To == finWait2 && l.Reason == "a minisock waits for the peer's FIN")
+		l.To == finWait2 && (l.Reason == "a minisock waits for the peer's FIN" || l.From == finWait2 && l.Verdict == fsm.Gap.String()))
 }
 
 // atLeast reports whether the dwell is a lower bound: the beginning was not seen.

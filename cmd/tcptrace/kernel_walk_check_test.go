@@ -213,13 +213,20 @@ func (a *account) match(all []*life) {
 	for _, list := range places {
 		slices.SortFunc(list, func(a, b place) int { return cmp.Compare(when(a), when(b)) })
 	}
-	for i := range a.transitions {
+	next := make(map[lifeID]place) // where the step is that follows in the same life
+	for i := range slices.Backward(a.transitions) {
 		l := &a.transitions[i]
 		if l.ofMinisock() {
 			continue
 		}
-		at := a.at(l)
+		at, id := a.at(l), lifeID{l.Socket, l.Generation}
 		list := places[edge{l.From, l.kernelTo()}]
+		if n, follows := next[id]; follows && stalePort(l) {
+			// Sockets on two CPUs may connect, or listen, at the same time.
+			if own := (place{n.life, n.at - 1}); slices.Contains(list, own) {
+				list = []place{own}
+			}
+		}
 		first, _ := slices.BinarySearchFunc(list, at-uint64(worstSkew), func(p place, at uint64) int { return cmp.Compare(when(p), at) })
 		var best *place
 		least := worstSkew
@@ -234,6 +241,7 @@ func (a *account) match(all []*life) {
 			a.t.Errorf("the oracle did not see %v%s", l, a.story(l.Socket))
 			continue
 		}
+		next[id] = *best
 		a.of[l] = &seen{best.life, best.at}
 		a.steps[&best.life.steps[best.at]] = l
 		a.skews.add(least)
@@ -241,12 +249,16 @@ func (a *account) match(all []*life) {
 	a.owned = slices.DeleteFunc(slices.Clone(all), func(l *life) bool { return !a.ns.owns(l) })
 }
 
-// sameEnds reports whether a step can be of the same socket as a line. On connect and
-// listen the oracle's local port may be a stale one, and so may the peer's address where
-// there is none.
+// stalePort reports whether the local port of the oracle's step may be an earlier one, as
+// on connect and listen.
+func stalePort(l *line) bool {
+	return l.To == fsm.SynSent.String() || l.To == fsm.Listen.String()
+}
+
+// sameEnds reports whether a step can be of the same socket as a line. The peer's address
+// may be stale where there is none.
 func sameEnds(l *line, s *step) bool {
-	stale := l.To == fsm.SynSent.String() || l.To == fsm.Listen.String()
-	return isEnd(l.Local, s.local, stale) && (l.Remote == (endpoint{}) && s.remote.Port() == 0 || isEnd(l.Remote, s.remote, false))
+	return isEnd(l.Local, s.local, stalePort(l)) && (l.Remote == (endpoint{}) && s.remote.Port() == 0 || isEnd(l.Remote, s.remote, false))
 }
 
 // isEnd reports whether the end of a line is the given one, in which an address that is
@@ -317,7 +329,7 @@ func (a *account) checkVerdicts(skipped bool) {
 		}
 		for i, l := range s.lines {
 			provoked := skipped && strings.HasPrefix(l.Reason, "TIME_WAIT skipped")
-			if l.Verdict == fsm.Gap.String() || l.Verdict == fsm.Illegal.String() && !provoked || l.Reason == unobserved && !skipped && !a.repaired(l.Socket) {
+			if l.Verdict == fsm.Gap.String() || l.Verdict == fsm.Illegal.String() && !provoked || l.Reason == unobserved && !skipped {
 				a.t.Errorf("judged %s: %s: %v%s", l.Verdict, l.Reason, s, a.story(l.Socket))
 			}
 			if l.Seq != uint32(i+1) {
@@ -329,15 +341,6 @@ func (a *account) checkVerdicts(skipped bool) {
 
 // unobserved is said where TIME_WAIT was skipped, and nothing proves it.
 const unobserved = "the minisock that takes over for TIME_WAIT was not observed"
-
-// repaired reports whether the socket, or the listener that it is of, was ever to be
-// repaired: closing it then is without a word, and without TIME_WAIT.
-func (a *account) repaired(cookie string) bool {
-	return slices.ContainsFunc(a.bySocket[cookie], func(d *deed) bool {
-		listener, accepted := strings.CutPrefix(d.Note, "of ")
-		return d.Verb == "repair" || d.Verb == "repaired" || d.Verb == "accepted" && accepted && a.repaired(listener)
-	})
-}
 
 // checkOwners checks that no socket is said to be of a process that did not touch it,
 // and none that was touched to be of nobody.

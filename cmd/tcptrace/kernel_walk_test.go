@@ -29,7 +29,7 @@ const (
 )
 
 // walkSeeds are walked by make test: some that found what was wrong in tcptrace.
-var walkSeeds = []uint64{3255294083, 1418043262, 3401768463}
+var walkSeeds = []uint64{3255294083, 1418043262, 3401768463, 1407371549}
 
 // TestKernelWalk has processes make what calls they like on many sockets at once, and
 // holds all that tcptrace says of it against the kernel's own trace, against ss, and

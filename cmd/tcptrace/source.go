@@ -44,8 +44,9 @@ type live struct {
 	stop    atomic.Bool // asked for
 	stopped bool        // done
 	order   events.Order
-	until   uint64 // what order may give away
-	ended   bool   // the ring has been read to its end
+	until   uint64     // what order may give away
+	ports   unassigned // what came out of order, but the filter for ports cannot decide
+	ended   bool       // the ring has been read to its end
 	idle    bool
 	losses  bpf.Losses
 	pending []events.Loss
@@ -110,6 +111,7 @@ func openLive(o *bpf.Options, walks walks) (*live, error) {
 	l := &live{
 		tracer: tracer, clock: events.NewClock(offset), offset: offset,
 		start: start, checkAt: start + lossInterval, walks: walks,
+		ports: unassigned{wants: o.WantsPorts()},
 	}
 	l.walk(start)
 	return l, nil
@@ -137,10 +139,14 @@ func unseenWords(u bpf.Unseen) string {
 	if u.Processes > 0 {
 		parts = append(parts, fmt.Sprintf("processes whose network namespace is not known: %d", u.Processes))
 	}
-	if parts == nil {
-		return ""
+	var words []string
+	if parts != nil {
+		words = append(words, fmt.Sprintf("%s (%v)", strings.Join(parts, ", "), u.Err))
 	}
-	return fmt.Sprintf("%s (%v)", strings.Join(parts, ", "), u.Err)
+	if u.Minisocks != nil {
+		words = append(words, fmt.Sprintf("minisocks and handshakes (%v)", u.Minisocks))
+	}
+	return strings.Join(words, "; ")
 }
 
 // checkWalk takes what came of a walk that is over, and begins the next when it
@@ -170,6 +176,10 @@ func (l *live) checkWalk(now uint64) {
 
 func (l *live) Next(r *events.Record) error {
 	for {
+		if l.ports.next(&r.Event) {
+			r.Kind = events.KindTransition
+			return nil
+		}
 		if at := l.walked.Time; at != 0 && at <= l.until && !l.order.Waits(at) {
 			r.Kind, r.Walked = events.KindWalked, l.walked
 			l.walked = events.Walked{}
@@ -181,6 +191,9 @@ func (l *live) Next(r *events.Record) error {
 			return nil
 		}
 		if l.order.Pop(l.until, &r.Event) {
+			if l.ports.take(&r.Event) {
+				continue
+			}
 			r.Kind = events.KindTransition
 			return nil
 		}
@@ -198,6 +211,9 @@ func (l *live) Next(r *events.Record) error {
 			return nil
 		}
 		if l.ended {
+			if l.ports.end() {
+				continue
+			}
 			return io.EOF
 		}
 		if err := l.read(); err != nil {
@@ -225,10 +241,7 @@ func (l *live) read() error {
 		l.until = max(l.until, e.Time-min(settle, e.Time))
 		return l.look(e.Time)
 	case errors.Is(err, bpf.ErrIdle):
-		now, err := bpf.Now()
-		if err != nil {
-			return err
-		}
+		now := l.tracer.EmptyAt() // not by a clock that has gone on since
 		l.idle = true
 		l.until = now - settle
 		if l.order.Waits(now) { // it would wait for as long again

@@ -88,7 +88,7 @@ type Socket struct {
 	Cgroup uint64
 	// Flags and Shutdown are what goes with every event: evidence that stays.
 	Flags    events.Flags
-	Shutdown uint8
+	Shutdown events.Shutdown
 
 	script     *Script
 	listener   *Socket // of a child that is not born yet
@@ -204,7 +204,7 @@ func (c *Socket) step(to fsm.State, after time.Duration, opts []Option) events.E
 	switch to {
 	case fsm.CloseWait, fsm.Closing, fsm.TimeWait:
 		c.Flags |= events.FlagPeerFIN
-		c.Shutdown |= 1
+		c.Shutdown |= events.ShutdownReceiving
 	}
 
 	e := events.Event{
@@ -259,24 +259,24 @@ type Option func(*Socket, *events.Event)
 // ByClose says that the process closes the socket, which then is an orphan.
 func ByClose(c *Socket, e *events.Event) {
 	e.Flags |= events.FlagLocal | events.FlagOrphan
-	e.Shutdown = 3
+	e.Shutdown |= events.ShutdownReceiving | events.ShutdownSending
 	c.Flags |= events.FlagOrphan
-	c.Shutdown = 3
+	c.Shutdown |= events.ShutdownReceiving | events.ShutdownSending
 }
 
 // ByShutdown says that the process shuts sending.
 func ByShutdown(c *Socket, e *events.Event) {
 	e.Flags |= events.FlagLocal
-	e.Shutdown |= 2
-	c.Shutdown |= 2
+	e.Shutdown |= events.ShutdownSending
+	c.Shutdown |= events.ShutdownSending
 }
 
 // ByFIN says that the peer's FIN arrived.
 func ByFIN(c *Socket, e *events.Event) {
 	e.Flags |= events.FlagPeerFIN
-	e.Shutdown |= 1
+	e.Shutdown |= events.ShutdownReceiving
 	c.Flags |= events.FlagPeerFIN
-	c.Shutdown |= 1
+	c.Shutdown |= events.ShutdownReceiving
 }
 
 // With adds flags to the event alone.
