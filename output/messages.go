@@ -42,14 +42,14 @@ func (n *Notice) Words() string {
 		case events.LossMissed.String():
 			return fmt.Sprintf("%s not seen: the kernel passed them over while the program was running", count(n.Count, "transition"))
 		case events.LossMinisocks.String():
-			return fmt.Sprintf("TIME_WAIT of %s of this host not measured: more than are followed at once", count(n.Count, "connection"))
+			return fmt.Sprintf("TIME_WAIT of %s of this host not measured: too many, or gone too soon", count(n.Count, "connection"))
 		}
 		return fmt.Sprintf("%s lost: %s", count(n.Count, "record"), n.Reason)
 	case NoticeUndecided:
 		if n.Reason != "" {
 			return fmt.Sprintf("%s left out: %s", count(n.Count, "transition"), n.Reason)
 		}
-		return fmt.Sprintf("%s left out: the end that the filter asks for was never assigned", count(n.Count, "transition"))
+		return fmt.Sprintf("%s left out: the end that the filter asks for was not known when tracing ended", count(n.Count, "transition"))
 	case NoticeForgotten:
 		if n.Reason != "" {
 			return fmt.Sprintf("%s forgotten: %s", count(n.Count, "socket"), n.Reason)

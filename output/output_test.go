@@ -595,11 +595,11 @@ func TestMessages(t *testing.T) {
 	want := `tcptrace: 1 record lost: the output is slower than the traffic and the buffer was full. Write to a file, filter, or enlarge it with --buffer
 tcptrace: 2 records without history: the kernel had no memory for it
 tcptrace: 2 transitions not seen: the kernel passed them over while the program was running
-tcptrace: TIME_WAIT of 1 connection of this host not measured: more than are followed at once
+tcptrace: TIME_WAIT of 1 connection of this host not measured: too many, or gone too soon
 tcptrace: 2 records lost: loss_9
 tcptrace: 2 sockets forgotten: more than are followed at once, so a hole in their records may go unnoticed
 tcptrace: not measured: TIME_WAIT: why
-tcptrace: 2 transitions left out: the end that the filter asks for was never assigned
+tcptrace: 2 transitions left out: the end that the filter asks for was not known when tracing ended
 tcptrace: growing: CLOSE_WAIT of a\x0a\x1b]0;x (1): 12 sockets, 8 more than a minute ago
 tcptrace: not looked at: which and why
 tcptrace: 2 findings not shown: more than are shown in a minute

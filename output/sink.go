@@ -33,8 +33,8 @@ type NoticeKind string
 const (
 	// NoticeLost: records are missing; Reason is an events.LossReason.
 	NoticeLost NoticeKind = "lost"
-	// NoticeUndecided: transitions were left out, because the filter asked for
-	// an end of the socket that was never assigned.
+	// NoticeUndecided: transitions were left out, because the filter asked for an end of
+	// the socket that was not known when tracing ended.
 	NoticeUndecided NoticeKind = "undecided"
 	// NoticeForgotten: more sockets than the tracker follows.
 	NoticeForgotten NoticeKind = "forgotten"

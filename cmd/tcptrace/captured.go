@@ -76,7 +76,7 @@ func (c *captured) rewind() error {
 func (c *captured) explain(err error) error {
 	const shown = "all that came before is shown"
 	return c.in.explain(err,
-		remedy{pcap.ErrForeign, "make one with tcpdump -w FILE"},
+		remedy{pcap.ErrForeign, "make one with tcpdump -w FILE; a recording that is compressed has to be unpacked"},
 		remedy{pcap.ErrCutOff, "what made it was killed, its disk was full, it still runs, or the copy is not complete; " + shown},
 		remedy{pcap.ErrCorrupt, "copy it again if there is another; " + shown},
 		remedy{pcap.ErrLinkType, "capture on a network device, or on any"})

@@ -9,7 +9,7 @@ import (
 const lifeHelp = `  sudo tcptrace life                               every connection, when it is closed
   sudo tcptrace life --until gone                  ... when the kernel has forgotten it: TIME_WAIT measured
   sudo tcptrace life --wide                        with the time in each state, handshake, round trip
-  sudo tcptrace life -s TIME_WAIT -o json | jq .time_wait
+  sudo tcptrace life -s TIME_WAIT -o json | jq '.time_wait // empty'
   sudo tcptrace life --comm nginx --verdict abort  connections of nginx that did not end in good order
   tcptrace life -r incident.tct --open             from a recording, with those that were still open
   sudo tcptrace life --ladder --port 8080          both ends of each connection, as in the textbook

@@ -59,6 +59,7 @@ type results struct {
 	names   nameTable
 	unnamed uint64 // transitions left out, because the name of a cgroup is not known
 	summary output.Summary
+	live    bool // the source is the kernel, not a file
 	packets bool // the source is a capture, which shows neither owners nor the end of TIME_WAIT
 }
 

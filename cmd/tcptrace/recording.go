@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 	"time"
 
 	"tcptrace/events"
@@ -64,16 +65,25 @@ func newRecording(file *os.File, l *live) (*recording, error) {
 // write appends a record, or uses an idle moment to bring the file up to date.
 func (r *recording) write(rec *events.Record) error {
 	if rec.Kind != events.KindIdle {
-		return r.Write(rec)
+		return r.explain(r.Write(rec))
 	}
 	if time.Since(r.flushed) < flushInterval {
 		return nil
 	}
 	r.flushed = time.Now()
-	return r.Flush()
+	return r.explain(r.Flush())
+}
+
+// explain tells a pipe that nobody reads any more from that of standard output, whose end
+// is no failure.
+func (r *recording) explain(err error) error {
+	if errors.Is(err, syscall.EPIPE) {
+		return fmt.Errorf("record to %s: who read it has gone", r.file.Name())
+	}
+	return err
 }
 
 // finish marks the recording as whole and closes it.
 func (r *recording) finish(end uint64) error {
-	return errors.Join(r.Close(end), r.file.Close())
+	return errors.Join(r.explain(r.Close(end)), r.file.Close())
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -93,6 +94,8 @@ func newStuck() *cobra.Command {
 			switch {
 			case each && watch:
 				return usagef("--each and --watch exclude each other: --watch has a line for each socket")
+			case slices.Contains(f.failOn, failOnIllegal):
+				return usagef("--fail-on illegal: what is stuck has no verdict: see tcptrace life --stuck")
 			case len(f.filter.verdicts) > 0:
 				return usagef("--verdict: what is stuck has no verdict: see tcptrace trace")
 			}

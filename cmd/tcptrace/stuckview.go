@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -161,7 +162,8 @@ func (v *stuckView) ended(id socketID, at uint64) error {
 	return v.tell(&o.Stuck)
 }
 
-// walkEnded takes stock after each walk: what it has not seen any more is gone.
+// walkEnded takes stock after each walk: what two in a row have not seen any more is gone,
+// see [lifecycle.Tracker.Sweep].
 func (v *stuckView) walkEnded(w *events.Walked) error {
 	if v.inner != nil {
 		if err := v.inner.walkEnded(w); err != nil {
@@ -170,7 +172,7 @@ func (v *stuckView) walkEnded(w *events.Walked) error {
 	}
 	for _, id := range v.sorted() {
 		o := v.over[id]
-		if !proves(w, o.NetNS) || o.walk == v.walks || o.Time >= w.Start {
+		if !proves(w, o.NetNS) || o.walk+1 >= v.walks || o.Time >= w.Start {
 			continue
 		}
 		if err := v.resolve(id, w.Time, 0); err != nil {
@@ -227,6 +229,9 @@ func (v *stuckView) finish(end uint64, tracker *lifecycle.Tracker) error {
 		if err := v.tell(&v.over[id].Stuck); err != nil {
 			return err
 		}
+	}
+	if v.live && v.walks == 0 {
+		return errors.New("the walk over the sockets was broken off: what is shown is not all")
 	}
 	return nil
 }

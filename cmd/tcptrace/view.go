@@ -197,7 +197,9 @@ func (f *viewFlags) trace(cmd *cobra.Command, doing string, makeView func(*pipel
 	}
 	defer context.AfterFunc(ctx, func() {
 		source.Stop()
-		stop() // a second signal ends it at once
+		// Another signal then ends it at once, but not one of the same moment, such as
+		// timeout(1) sends.
+		time.AfterFunc(time.Second, stop)
 	})()
 
 	p := &pipeline{
@@ -207,16 +209,15 @@ func (f *viewFlags) trace(cmd *cobra.Command, doing string, makeView func(*pipel
 		results:   &results{filter: filter, clock: source.Clock(), limit: f.count},
 		log:       log,
 	}
+	p.live = f.read == ""
 	_, p.packets = source.(*captured)
 	p.view = f.stuckView(makeView(p), p.results)
 	f.confine(cmd, log)
-	if err := p.run(); err != nil {
-		return err
-	}
-	if f.met(&p.summary) {
+	err = p.run()
+	if f.met(&p.summary) && (err == nil || errors.Is(err, syscall.EPIPE)) { // what was seen stands
 		return errCondition
 	}
-	return nil
+	return err
 }
 
 // confine gives up what is needed no more.
@@ -282,10 +283,14 @@ func (f *viewFlags) validate(flags *pflag.FlagSet) error {
 	switch {
 	case f.maxConnections < 1:
 		return usagef("--max-connections %d: want at least 1", f.maxConnections)
-	case f.duration < 0:
+	case flags.Changed("count") && f.count == 0:
+		return usagef("-c 0: want at least 1")
+	case flags.Changed("duration") && f.duration <= 0:
 		return usagef("--duration %v: want a time span above 0, such as 30s", f.duration)
 	case f.read != "" && f.write != "":
 		return usagef("-r and -w exclude each other: the recording is there already")
+	case f.write == "-":
+		return usagef("-w -: results go to standard output: name a file, or a pipe (mkfifo)")
 	case f.read != "" && f.buffer != 0:
 		return usagef("-r and --buffer exclude each other: a recording needs no buffer")
 	case f.read != "" && f.noTimeWait:
