@@ -75,11 +75,11 @@ type Losses struct {
 	// History counts records sent without history (sequence, owner, entry
 	// time), because the kernel had no memory for it.
 	History uint64
-	// Missed counts transitions that the kernel passed over, because they
-	// interrupted both programs on the same CPU.
+	// Missed counts transitions that the kernel passed over, because they interrupted
+	// both programs on the same CPU, and resets of which it did so.
 	Missed uint64
-	// Minisocks counts those that found no room to be followed, of the sockets
-	// of the whole host.
+	// Minisocks counts those that are not followed, of the sockets of the whole host:
+	// there was no room, or they had ended when their socket came to them.
 	Minisocks uint64
 }
 
